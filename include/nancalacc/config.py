@@ -1,0 +1,267 @@
+"""Settings: the process's own (environment) and those of a pair of connections."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from nancalacc.errors import ConfigurationError
+
+E = TypeVar("E", bound=StrEnum)
+
+DB_CONN_ID = "nancalacc_db"
+DINGTALK_CONN_ID = "dingtalk_default"
+WPS_CONN_ID = "wps_default"
+TOO_LONG_FOR_THE_TABLES = {"third_company_id": 20, "company_id": 20, "platform_id": 60}
+
+
+class AccountSource(StrEnum):
+    """Where the login name of a WPS account comes from."""
+
+    USERID = "userid"
+    JOB_NUMBER = "job_number"
+    EMAIL = "email"
+    MOBILE = "mobile"
+
+
+class Signature(StrEnum):
+    """How calls to WPS are signed in addition to the bearer token [wps 2]."""
+
+    KSO1 = "kso1"
+    WPS4 = "wps4"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionInfo:
+    """What an Airflow connection says, without Airflow."""
+
+    conn_id: str
+    host: str = ""
+    schema: str = ""
+    port: int | None = None
+    login: str = ""
+    password: str = field(default="", repr=False)
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def base_url(self) -> str:
+        """The base URL without a trailing slash; raises ConfigurationError if it is none."""
+        host = self.host.strip().rstrip("/")
+        if not host:
+            raise ConfigurationError(
+                f"Connection {self.conn_id!r} has no host: set it to the base URL, for example https://example.com"
+            )
+        if "://" not in host:
+            host = f"{self.schema or 'https'}://{host}"
+        try:
+            parts = urlsplit(host)
+            port = parts.port
+        except ValueError as error:
+            raise ConfigurationError(f"Connection {self.conn_id!r}: host is not a URL ({error})") from None
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ConfigurationError(
+                f"Connection {self.conn_id!r}: host must be a URL that starts with http:// or https://"
+            )
+        if self.port and port is None:
+            host = f"{parts.scheme}://{parts.netloc}:{self.port}{parts.path}"
+        return host
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """A text of `extra`; raises ConfigurationError when it is missing and has no default."""
+        value = self.extra.get(key)
+        if value is None or value == "":
+            if default is None:
+                raise ConfigurationError(f"Connection {self.conn_id!r}: extra lacks {key!r}")
+            return default
+        return str(value)
+
+    def number(self, key: str, default: float, *, least: float = 0) -> float:
+        """A number of `extra`; raises ConfigurationError when it is none or too small."""
+        value = self.extra.get(key)
+        if value is None or value == "":
+            return default
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = float("nan")
+        if not number >= least:
+            raise ConfigurationError(
+                f"Connection {self.conn_id!r}: extra {key!r} must be a number of at least {least:g}"
+            )
+        return number
+
+    def choice(self, key: str, default: E) -> E:
+        """A value of an enum from `extra`; raises ConfigurationError for any other text."""
+        kind = type(default)
+        value = self.text(key, default.value)
+        try:
+            return kind(value)
+        except ValueError:
+            allowed = ", ".join(member.value for member in kind)
+            raise ConfigurationError(
+                f"Connection {self.conn_id!r}: extra {key!r} is {value!r}, allowed: {allowed}"
+            ) from None
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        """A true/false of `extra` (a JSON boolean or the words true and false)."""
+        value = str(self.extra.get(key, default)).lower()
+        if value not in {"true", "false"}:
+            raise ConfigurationError(f"Connection {self.conn_id!r}: extra {key!r} must be true or false")
+        return value == "true"
+
+    def credentials(self) -> tuple[str, str]:
+        """Login and password; raises ConfigurationError when one is missing."""
+        if not self.login or not self.password:
+            raise ConfigurationError(f"Connection {self.conn_id!r} needs both a login and a password")
+        return self.login, self.password
+
+
+@dataclass(frozen=True, slots=True)
+class DingTalkSettings:
+    """A DingTalk app: where it is and how it may be called [dt 0, 1, 4.3]."""
+
+    conn_id: str
+    base_url: str
+    api_url: str
+    app_key: str
+    app_secret: str = field(repr=False)
+    calls_per_second: float = 15
+    root_dept_id: int = 1
+    user_details: bool = True
+    callback_token: str = field(default="", repr=False)
+    callback_aes_secret: str = field(default="", repr=False)
+
+    @classmethod
+    def of(cls, connection: ConnectionInfo) -> DingTalkSettings:
+        """Read and check a connection; raises ConfigurationError naming what is wrong.
+
+        `calls_per_second` 0 means no limit of our own.
+        """
+        app_key, app_secret = connection.credentials()
+        base_url = connection.base_url
+        api_host = connection.text("api_host", "")
+        if not api_host:
+            is_public = urlsplit(base_url).hostname == "oapi.dingtalk.com"
+            api_host = "https://api.dingtalk.com" if is_public else base_url
+        return cls(
+            conn_id=connection.conn_id,
+            base_url=base_url,
+            api_url=ConnectionInfo(conn_id=connection.conn_id, host=api_host).base_url,
+            app_key=app_key,
+            app_secret=app_secret,
+            calls_per_second=connection.number("calls_per_second", 15),
+            root_dept_id=int(connection.number("root_dept_id", 1, least=1)),
+            user_details=connection.flag("user_details", default=True),
+            callback_token=connection.text("callback_token", ""),
+            callback_aes_secret=connection.text("callback_aes_secret", ""),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WpsSettings:
+    """A WPS 365 tenant: where it is, how calls are signed, how rows are written [wps 1-5]."""
+
+    conn_id: str
+    base_url: str
+    client_id: str
+    client_secret: str = field(repr=False)
+    third_company_id: str
+    platform_id: str
+    company_id: str
+    company_name: str
+    phone_salt_secret: str = field(repr=False)
+    prefix: str = "/openapi"
+    signature: Signature = Signature.KSO1
+    account_source: AccountSource = AccountSource.USERID
+    timezone: str = "Asia/Shanghai"
+
+    @classmethod
+    def of(cls, connection: ConnectionInfo) -> WpsSettings:
+        """Read and check a connection; raises ConfigurationError naming what is wrong."""
+        client_id, client_secret = connection.credentials()
+        zone = connection.text("timezone", "Asia/Shanghai")
+        try:
+            ZoneInfo(zone)
+        except (ZoneInfoNotFoundError, ValueError):
+            raise ConfigurationError(
+                f"Connection {connection.conn_id!r}: extra 'timezone' is not a known zone: {zone!r}"
+            ) from None
+        for key, limit in TOO_LONG_FOR_THE_TABLES.items():
+            if len(connection.text(key)) > limit:
+                raise ConfigurationError(
+                    f"Connection {connection.conn_id!r}: extra {key!r} is longer than {limit} characters"
+                )
+        if not re.fullmatch(r"[^,\s]+", connection.text("platform_id")):
+            raise ConfigurationError(
+                f"Connection {connection.conn_id!r}: extra 'platform_id' must not hold commas or blanks"
+            )
+        prefix = connection.text("prefix", "/openapi").strip("/")
+        return cls(
+            conn_id=connection.conn_id,
+            base_url=connection.base_url,
+            client_id=client_id,
+            client_secret=client_secret,
+            third_company_id=connection.text("third_company_id"),
+            platform_id=connection.text("platform_id"),
+            company_id=connection.text("company_id"),
+            company_name=connection.text("company_name", connection.text("company_id")),
+            phone_salt_secret=connection.text("phone_salt_secret"),
+            prefix=f"/{prefix}" if prefix else "",
+            signature=connection.choice("signature", Signature.KSO1),
+            account_source=connection.choice("account_source", AccountSource.USERID),
+            timezone=zone,
+        )
+
+
+def _env_number(name: str, default: float) -> float:
+    value = os.environ.get(name, "")
+    try:
+        return float(value) if value else default
+    except ValueError:
+        raise ConfigurationError(f"Environment variable {name} must be a number, not {value!r}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a process reads from NANCALACC_* environment variables; each has a working default."""
+
+    companies: tuple[tuple[str, str], ...] = ((DINGTALK_CONN_ID, WPS_CONN_ID),)
+    full_sync_schedule: str | None = "10 2 * * *"
+    schedule_timezone: str = "Asia/Shanghai"
+    heartbeat_seconds: float = 5
+    stale_seconds: float = 30
+    lock_wait_seconds: float = 600
+    busy_wait_seconds: float = 600
+    retry_delay_seconds: float = 10
+
+    @classmethod
+    def from_env(cls) -> Settings:
+        """Read the environment; raises ConfigurationError naming the variable that is wrong."""
+        pairs: list[tuple[str, str]] = []
+        text = os.environ.get("NANCALACC_COMPANIES", "") or f"{DINGTALK_CONN_ID}:{WPS_CONN_ID}"
+        for pair in text.split(","):
+            dingtalk, _, wps = pair.strip().partition(":")
+            if not dingtalk or not wps:
+                raise ConfigurationError(
+                    "Environment variable NANCALACC_COMPANIES must list pairs of connection ids,"
+                    f" for example dingtalk_default:wps_default; got {pair!r}"
+                )
+            pairs.append((dingtalk, wps))
+        schedule = os.environ.get("NANCALACC_FULL_SYNC_SCHEDULE", "10 2 * * *")
+        return cls(
+            companies=tuple(pairs),
+            full_sync_schedule=None if schedule.lower() in {"", "none"} else schedule,
+            schedule_timezone=os.environ.get("NANCALACC_SCHEDULE_TIMEZONE") or "Asia/Shanghai",
+            heartbeat_seconds=_env_number("NANCALACC_HEARTBEAT_SECONDS", 5),
+            stale_seconds=_env_number("NANCALACC_STALE_SECONDS", 30),
+            lock_wait_seconds=_env_number("NANCALACC_LOCK_WAIT_SECONDS", 600),
+            busy_wait_seconds=_env_number("NANCALACC_BUSY_WAIT_SECONDS", 600),
+            retry_delay_seconds=_env_number("NANCALACC_RETRY_DELAY_SECONDS", 10),
+        )
