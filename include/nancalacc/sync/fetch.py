@@ -1,0 +1,138 @@
+"""The step that reads the organisation: into staging, made distinct, and guarded."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from nancalacc.errors import GuardError, IncompleteAnswerError
+from nancalacc.saga.context import CompensationContext, StepContext
+from nancalacc.saga.state import EventType
+from nancalacc.sync import known, resolve, staging
+from nancalacc.sync.company import FETCH, SAVES, Company
+from nancalacc.sync.known import Difference
+from nancalacc.sync.mapping import Mapper
+from nancalacc.sync.reading import Reading
+from nancalacc.sync.scope import check_scope
+from nancalacc.sync.services import SyncServices
+from nancalacc.sync.staging import Counts, Fetch
+
+log = logging.getLogger(__name__)
+
+MOST_EVENTS = 100
+NAMED_REJECTIONS = 20
+
+
+def fetch_dingtalk_data(ctx: StepContext) -> Mapping[str, Any]:
+    """Read the whole organisation into staging and check it against itself and known state.
+
+    Raises IncompleteAnswerError when something is missing or contradictory, GuardError when too
+    much of what is known would be deleted.
+    """
+    company = Company.of(ctx)
+    fetch = Fetch(ctx.saga.transaction_id, epoch=ctx.record.epoch, attempt=ctx.record.attempt)
+    ctx.remember({"staged": True})
+    with ctx.transaction() as connection:
+        staging.delete_all(connection, transaction_id=fetch.transaction_id)
+    return asyncio.run(_fetch(ctx, company, fetch))
+
+
+async def _fetch(ctx: StepContext, company: Company, fetch: Fetch) -> dict[str, Any]:
+    services: SyncServices = ctx.services
+    started = time.monotonic()
+    third_company_id = company.wps.third_company_id
+    async with services.dingtalk(company.params.dingtalk_conn_id) as client:
+        mapper = Mapper(
+            root_dept_id=company.dingtalk.root_dept_id,
+            account_source=company.wps.account_source,
+            phone_salt=company.wps.phone_salt_secret,
+        )
+        reading = Reading(
+            ctx, client=client, mapper=mapper, fetch=fetch, user_details=company.dingtalk.user_details
+        )
+        await reading.read()
+        with ctx.transaction() as connection:
+            staging.prefer_hash_joins(connection)
+            managers_read = resolve.managers_were_read(connection, fetch=fetch)
+            resolve.resolve(
+                connection,
+                fetch=fetch,
+                third_company_id=third_company_id,
+                account_source=company.wps.account_source,
+                managers_read=managers_read,
+                findings=reading.findings,
+            )
+            counts = staging.count(connection, fetch=fetch)
+            rejected = staging.count(connection, fetch=fetch, rejected=True)
+            reasons = resolve.rejections_by_reason(connection, fetch=fetch)
+            rejections = resolve.rejected_people(connection, fetch=fetch, limit=MOST_EVENTS)
+            differences = {
+                kind: known.difference(
+                    connection,
+                    kind,
+                    fetch=fetch,
+                    third_company_id=third_company_id,
+                    managers_read=managers_read,
+                )
+                for kind in SAVES
+            }
+        _report_rejections(ctx, rejections, rejected=rejected)
+        if counts.departments <= 1 and not counts.users and not rejected.users:
+            raise IncompleteAnswerError(
+                f"DingTalk shows neither departments nor people below department {mapper.root_dept_id}:"
+                " nothing is saved, because everybody would be deleted. Check the app's permissions"
+            )
+        _guard_deletions(differences, allowed=company.params.allow_mass_delete)
+        await reading.verify_missing(third_company_id)
+        # Once more: it may have been narrowed while the pages were read.
+        authed = await check_scope(client, settings=company.dingtalk)
+        return {
+            **counts.as_data(),
+            "fetch": fetch.as_data(),
+            "collect_cost_ms": max(1, round((time.monotonic() - started) * 1000)),
+            "managers_read": managers_read,
+            "rejected": {
+                **rejected.as_data(),
+                "reasons": reasons,
+                "examples": [{"id": uid, "reason": reason} for uid, reason in rejections[:NAMED_REJECTIONS]],
+            },
+            "adjusted": reading.findings.as_data(),
+            "ignored": dict(reading.ignored),
+            "difference": {kind: each.as_data() for kind, each in differences.items()},
+            "evidence": reading.evidence() | {"authed_dept": list(authed)},
+            "dry_run": company.params.dry_run,
+        }
+
+
+def _report_rejections(ctx: StepContext, rejections: list[tuple[str, str]], *, rejected: Counts) -> None:
+    for uid, reason in rejections:
+        ctx.event(EventType.RECORD_REJECTED, {"id": uid, "reason": reason})
+    if rejected.users > len(rejections):
+        ctx.event(EventType.RECORD_REJECTED, {"more": rejected.users - len(rejections)})
+    if rejected.users:
+        log.warning(
+            "Saga %s: %s people cannot be written to WPS; action_data of %s says why",
+            ctx.saga.transaction_id,
+            rejected.users,
+            FETCH,
+        )
+
+
+def _guard_deletions(differences: Mapping[str, Difference], *, allowed: bool) -> None:
+    for kind in ("users", "departments"):
+        difference = differences[kind]
+        if difference.is_mass_deletion and not allowed:
+            raise GuardError(
+                f"{difference.removed} of {difference.known} {kind} that are in WPS are missing in DingTalk,"
+                f" more than max({known.LEAST_REMOVALS}, {known.REMOVALS_PER_KNOWN:.0%}):"
+                " nothing is published. If they really are to be deleted, start a run with"
+                " allow_mass_delete = true"
+            )
+
+
+def delete_staging(ctx: CompensationContext) -> None:
+    """Whatever was staged is deleted."""
+    staging.delete_all(ctx.connection, transaction_id=ctx.saga.transaction_id)

@@ -1,0 +1,194 @@
+"""The full sync: copies a whole organisation from DingTalk to WPS.
+
+Read `FULL_SYNC` at the end first: eight steps, each action beside its compensation.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from nancalacc.saga.context import CompensationContext, StepContext
+from nancalacc.saga.definition import Action, Compensation, SagaDefinition, Step, StepKind
+from nancalacc.saga.state import EventType
+from nancalacc.sync import known, publish, staging
+from nancalacc.sync.company import (
+    DRY_RUN,
+    FETCH,
+    NOTIFY,
+    SAVE_COMPANY,
+    SAVE_DEPARTMENTS,
+    SAVE_RELATIONS,
+    SAVE_USERS,
+    UPDATE_STATUS,
+    VALIDATE,
+    Company,
+)
+from nancalacc.sync.fetch import delete_staging, fetch_dingtalk_data
+from nancalacc.sync.notify import notify_wps, unpublish
+from nancalacc.sync.publish import SELECTED
+from nancalacc.sync.staging import Fetch
+from nancalacc.sync.validate import cancel_task, validate_task
+
+log = logging.getLogger(__name__)
+
+WPS_THRESHOLDS = {"users": 200, "departments": 20, "memberships": 1}
+"""Deletions above which WPS stops a job without telling us, by default [wps 3.1]."""
+
+
+# save_company_config
+
+
+def save_company_config(ctx: StepContext) -> Mapping[str, Any]:
+    """Tell WPS which tenant the rows belong to; raises ConfigurationError if company_id is another's."""
+    company = Company.of(ctx)
+    if company.params.dry_run:
+        return DRY_RUN
+    third_company_id = company.wps.third_company_id
+    values = {
+        "platform_ids": company.wps.platform_id,
+        "company_id": company.wps.company_id,
+        "status": SELECTED,
+    }
+    with ctx.transaction() as connection:
+        before = publish.company_config(connection, third_company_id=third_company_id)
+    ctx.remember({"before": before, "timezone": company.wps.timezone})
+    connection = ctx.connection
+    publish.use_zone(connection, company.wps.timezone)
+    written = publish.write_company_config(connection, third_company_id=third_company_id, values=values)
+    return {"rows": 1, "written": written}
+
+
+def restore_company_config(ctx: CompensationContext) -> None:
+    """The row is as it was before, if it is still as this saga wrote it."""
+    written = (ctx.record.action_data or {}).get("written")
+    if written is None or ctx.saga.third_company_id is None:
+        return
+    publish.use_zone(ctx.connection, str(ctx.data["timezone"]))
+    publish.restore_company_config(
+        ctx.connection,
+        third_company_id=ctx.saga.third_company_id,
+        before=ctx.data["before"],
+        written=written,
+    )
+
+
+# save_departments, save_users, save_relations
+
+
+def _save(kind: str) -> Action:
+    """The action that turns one kind of staged rows into rows for WPS."""
+
+    def save(ctx: StepContext) -> Mapping[str, Any]:
+        company = Company.of(ctx)
+        if company.params.dry_run:
+            return DRY_RUN
+        snapshot = company.snapshot(ctx)
+        fetched = ctx.action_data(FETCH)
+        fetch = Fetch.recorded(ctx.saga.transaction_id, fetched)
+        ctx.remember({"task_id": snapshot.task_id, "third_company_id": snapshot.third_company_id})
+        connection = ctx.connection
+        publish.use_zone(connection, company.wps.timezone)
+        staging.prefer_hash_joins(connection)
+        staging.require(connection, kind, fetch=fetch, expected=int(fetched[kind]))
+        rows = publish.save(
+            connection, kind, fetch=fetch, snapshot=snapshot, managers_read=bool(fetched["managers_read"])
+        )
+        log.info("Saga %s: saved %s %s", ctx.saga.transaction_id, rows, kind)
+        return {"rows": rows, "fetch": fetch.as_data()}
+
+    return save
+
+
+def _remove(kind: str) -> Compensation:
+    """The compensation that deletes one kind of rows of the task id."""
+
+    def remove(ctx: CompensationContext) -> None:
+        if "task_id" in ctx.data:
+            publish.remove(
+                ctx.connection,
+                kind,
+                task_id=ctx.data["task_id"],
+                third_company_id=ctx.data["third_company_id"],
+            )
+
+    return remove
+
+
+# update_task_status
+
+
+def update_task_status(ctx: StepContext) -> Mapping[str, Any]:
+    """The `task` row is completed and known state is what WPS has been given."""
+    company = Company.of(ctx)
+    fetched = ctx.action_data(FETCH)
+    result = {"difference": fetched["difference"]}
+    if company.params.dry_run:
+        return {**DRY_RUN, **result}
+    snapshot = company.snapshot(ctx)
+    _warn_of_thresholds(ctx, fetched["difference"])
+    connection = ctx.connection
+    publish.use_zone(connection, company.wps.timezone)
+    staging.prefer_hash_joins(connection)
+    known.replace(
+        connection,
+        fetch=Fetch.recorded(ctx.saga.transaction_id, fetched),
+        third_company_id=snapshot.third_company_id,
+        task_id=snapshot.task_id,
+    )
+    publish.complete_task(connection, task_id=snapshot.task_id)
+    return {"rows": publish.count_rows(connection, snapshot=snapshot).as_data(), **result}
+
+
+def _warn_of_thresholds(ctx: StepContext, difference: Mapping[str, Any]) -> None:
+    beyond = {
+        kind: difference[kind]["removed"]
+        for kind, most in WPS_THRESHOLDS.items()
+        if difference[kind]["removed"] > most
+    }
+    if beyond:
+        message = (
+            f"This sync removes {', '.join(f'{number} {kind}' for kind, number in beyond.items())}; above its"
+            " own thresholds (by default 200 users, 20 departments, 1 membership) WPS stops a job without a"
+            " word: look in the WPS console whether it was applied"
+        )
+        log.warning("Saga %s: %s", ctx.saga.transaction_id, message)
+        ctx.event(EventType.WARNING, {"message": message, "removed": beyond})
+
+
+FULL_SYNC = SagaDefinition(
+    "full_sync",
+    (
+        Step(VALIDATE, validate_task, cancel_task),
+        Step(
+            FETCH, fetch_dingtalk_data, delete_staging, depends_on=(VALIDATE,), time_limit=timedelta(hours=3)
+        ),
+        Step(
+            SAVE_COMPANY,
+            save_company_config,
+            restore_company_config,
+            depends_on=(FETCH,),
+            skippable=True,
+        ),
+        Step(SAVE_DEPARTMENTS, _save("departments"), _remove("departments"), depends_on=(FETCH,)),
+        Step(SAVE_USERS, _save("users"), _remove("users"), depends_on=(FETCH,)),
+        Step(SAVE_RELATIONS, _save("memberships"), _remove("memberships"), depends_on=(FETCH,)),
+        Step(
+            NOTIFY,
+            notify_wps,
+            unpublish,
+            depends_on=(SAVE_COMPANY, SAVE_DEPARTMENTS, SAVE_USERS, SAVE_RELATIONS),
+            kind=StepKind.PIVOT,
+        ),
+        Step(
+            UPDATE_STATUS,
+            update_task_status,
+            depends_on=(NOTIFY,),
+            kind=StepKind.RETRIABLE,
+            skippable=True,
+        ),
+    ),
+)
+"""validate → fetch → the four saves side by side → notify (the pivot) → update."""

@@ -1,0 +1,123 @@
+"""The pivot: the instant from which WPS may take the snapshot."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection
+
+from nancalacc.errors import BusyError, GuardError, NancalaccError, UnknownOutcomeError
+from nancalacc.saga.context import CompensationContext, StepContext
+from nancalacc.sync import publish
+from nancalacc.sync.company import DRY_RUN, FETCH, SAVES, Company
+from nancalacc.sync.publish import Snapshot
+from nancalacc.sync.services import SyncServices
+from nancalacc.sync.staging import Counts
+
+log = logging.getLogger(__name__)
+
+UNKNOWN_TRIES = 3
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 2.0, 60.0
+
+
+def notify_wps(ctx: StepContext) -> Mapping[str, Any]:
+    """Publish: insert the root row with its intent, then ask WPS until it has accepted.
+
+    Before the root row GuardError stops the sync; after it only a definite refusal of every
+    call lets the saga go back.
+    """
+    company = Company.of(ctx)
+    if company.params.dry_run:
+        return DRY_RUN
+    snapshot = company.snapshot(ctx)
+    fetched = ctx.action_data(FETCH)
+    ctx.remember({"task_id": snapshot.task_id, "third_company_id": snapshot.third_company_id})
+    with ctx.transaction(intend=True) as connection:
+        publish.use_zone(connection, company.wps.timezone)
+        _guard_snapshot(ctx, snapshot, fetched)
+        _guard_counts(publish.count_rows(connection, snapshot=snapshot), fetched)
+        _guard_newest(ctx, snapshot, connection)
+        publish.insert_root(connection, snapshot=snapshot, company_name=company.wps.company_name)
+    calls = asyncio.run(_publish(ctx, company, snapshot, collect_cost_ms=int(fetched["collect_cost_ms"])))
+    services: SyncServices = ctx.services
+    return {"task_id": snapshot.task_id, "calls": calls, "accepted_at": services.now().isoformat()}
+
+
+def _guard_snapshot(ctx: StepContext, snapshot: Snapshot, fetched: Mapping[str, Any]) -> None:
+    for name in SAVES.values():
+        saved = ctx.action_data(name).get("fetch")
+        if saved != fetched["fetch"]:
+            raise GuardError(
+                f"{name} saved fetch {saved}, the present one is {fetched['fetch']}: task id"
+                f" {snapshot.task_id} is not published. Clear {FETCH} with its downstream tasks"
+            )
+
+
+def _guard_counts(found: Counts, fetched: Mapping[str, Any]) -> None:
+    expected = {kind: fetched[kind] for kind in SAVES}
+    if found.as_data() != expected:
+        raise GuardError(
+            f"The tables hold {found.as_data()}, fetched and not rejected were {expected}: nothing is"
+            f" published. Clear {FETCH} with its downstream tasks"
+        )
+
+
+def _guard_newest(ctx: StepContext, snapshot: Snapshot, connection: Connection) -> None:
+    newest = publish.newest_published(
+        connection, third_company_id=snapshot.third_company_id, definition=ctx.saga.definition
+    )
+    if newest is not None and newest > snapshot.task_id:
+        raise GuardError(
+            f"Company {snapshot.third_company_id} has a newer sync, {newest}: task id {snapshot.task_id} is"
+            " not published, because it would undo that. Start a new run"
+        )
+
+
+async def _publish(ctx: StepContext, company: Company, snapshot: Snapshot, *, collect_cost_ms: int) -> int:
+    """Call full/sync until it is accepted; returns the number of calls.
+
+    Repeating it is safe: WPS knows the job by its task id. Raises BusyError and
+    UnknownOutcomeError (try again later: it may be published) and what tells a refusal.
+    """
+    services: SyncServices = ctx.services
+    calls = unknown = 0
+    waited, pause = 0.0, FIRST_PAUSE_SECONDS
+    async with services.wps(company.params.wps_conn_id) as client:
+        while True:
+            ctx.check()
+            calls += 1
+            try:
+                await client.full_sync(task_id=snapshot.task_id, collect_cost_ms=collect_cost_ms)
+                return calls
+            except BusyError:
+                if waited >= services.settings.busy_wait_seconds:
+                    raise
+            except UnknownOutcomeError:
+                unknown += 1
+                if unknown >= UNKNOWN_TRIES:
+                    raise
+            except NancalaccError:
+                # Refused, or never sent. It proves that nothing was published only when no
+                # earlier call can have been.
+                if calls == 1:
+                    ctx.refused()
+                raise
+            log.warning(
+                "Saga %s: WPS is busy or did not answer; asking again in %.0f s",
+                ctx.saga.transaction_id,
+                pause,
+            )
+            await asyncio.to_thread(services.sleep, pause)
+            waited += pause
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+
+def unpublish(ctx: CompensationContext) -> None:
+    """WPS refused every call: the root row goes, and with it every way to take this task id."""
+    if "task_id" in ctx.data:
+        publish.remove_root(
+            ctx.connection, task_id=ctx.data["task_id"], third_company_id=ctx.data["third_company_id"]
+        )

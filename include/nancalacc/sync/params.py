@@ -1,0 +1,59 @@
+"""The parameters of a full sync, checked strictly: Airflow itself accepts unknown keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+from nancalacc.config import DINGTALK_CONN_ID, WPS_CONN_ID
+from nancalacc.errors import RefusedError
+
+TASK_ID_FORMAT = "%Y%m%d%H%M%S"
+"""yyyyMMddHHmmss [wps 3.1]."""
+
+
+@dataclass(frozen=True, slots=True)
+class FullSyncParams:
+    """What a run may be given."""
+
+    task_name: str | None = None
+    dingtalk_conn_id: str = DINGTALK_CONN_ID
+    wps_conn_id: str = WPS_CONN_ID
+    dry_run: bool = False
+    allow_mass_delete: bool = False
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> FullSyncParams:
+        """Check the parameters of a run; raises RefusedError naming the one that is wrong."""
+        known = [field.name for field in fields(cls)]
+        for key in params:
+            if key not in known:
+                raise RefusedError(f"Unknown parameter {key!r}: this DAG has {', '.join(known)}")
+        for key in ("dry_run", "allow_mass_delete"):
+            if not isinstance(params.get(key, False), bool):
+                raise RefusedError(f"Parameter {key!r} must be true or false, not {params[key]!r}")
+        for key in ("dingtalk_conn_id", "wps_conn_id"):
+            value = params.get(key, "default")
+            if not isinstance(value, str) or not value.strip():
+                raise RefusedError(f"Parameter {key!r} must be the id of a connection, not {value!r}")
+        name = params.get("task_name")
+        if name is not None and not is_task_id(name):
+            raise RefusedError(
+                "Parameter 'task_name' must be null or an existing date and time as yyyyMMddHHmmss"
+                f" (14 digits), not {name!r}"
+            )
+        return cls(**params)
+
+
+def is_task_id(value: object) -> bool:
+    """True for 14 digits that are a real date and time."""
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9]{14}", value):
+        return False
+    try:
+        datetime.strptime(value, TASK_ID_FORMAT)  # noqa: DTZ007 - a local time without zone by contract
+    except ValueError:
+        return False
+    return True

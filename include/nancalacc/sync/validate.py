@@ -1,0 +1,137 @@
+"""The first step of a full sync: may it run, for whom, under which task id."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from nancalacc.errors import RefusedError
+from nancalacc.saga.context import CompensationContext, StepContext
+from nancalacc.store import locks
+from nancalacc.sync import publish
+from nancalacc.sync.company import Company
+from nancalacc.sync.params import TASK_ID_FORMAT
+from nancalacc.sync.scope import check_scope
+from nancalacc.sync.services import SyncServices
+
+LOCK_POLL_SECONDS = 1.0
+
+
+def validate_task(ctx: StepContext) -> Mapping[str, Any]:
+    """Check parameters, connections and scope; take the company's lock and a task id.
+
+    The task id stays the same on every retry. Raises RefusedError when another full sync of the
+    company is running, naming its run.
+    """
+    services: SyncServices = ctx.services
+    company = Company.of(ctx)
+    authed = asyncio.run(_read_scope(services, company))
+    ctx.remember({"timezone": company.wps.timezone, "writes_task": not company.params.dry_run})
+    _lock(ctx, company)
+    with ctx.transaction() as connection:
+        publish.use_zone(connection, company.wps.timezone)
+        task_id = _choose_task_id(ctx, company, connection=connection)
+        publish.remove_root(connection, task_id=task_id, third_company_id=company.wps.third_company_id)
+        ctx.identify(connection, third_company_id=company.wps.third_company_id, task_id=task_id)
+    return {
+        "task_id": task_id,
+        "third_company_id": company.wps.third_company_id,
+        "dry_run": company.params.dry_run,
+        "root_dept_id": company.dingtalk.root_dept_id,
+        "authed_dept": list(authed),
+    }
+
+
+def cancel_task(ctx: CompensationContext) -> None:
+    """The `task` row of the undone sync is cancelled."""
+    if ctx.saga.task_id is None or not ctx.data.get("writes_task"):
+        return
+    publish.use_zone(ctx.connection, str(ctx.data["timezone"]))
+    publish.cancel_task(ctx.connection, task_id=ctx.saga.task_id)
+
+
+async def _read_scope(services: SyncServices, company: Company) -> tuple[int, ...]:
+    async with services.dingtalk(company.params.dingtalk_conn_id) as client:
+        return await check_scope(client, settings=company.dingtalk)
+
+
+def _lock(ctx: StepContext, company: Company) -> None:
+    """Take the company's lock; wait, bounded, for a batch of events to end."""
+    services: SyncServices = ctx.services
+    third_company_id = company.wps.third_company_id
+    deadline = time.monotonic() + services.settings.lock_wait_seconds
+    while True:
+        with ctx.transaction() as connection:
+            # First the saga's row, then the lock's: the order of everybody who gives a lock back.
+            ctx.identify(connection, third_company_id=third_company_id, task_id=ctx.saga.task_id)
+            holder = locks.acquire(
+                connection, third_company_id=third_company_id, transaction_id=ctx.saga.transaction_id
+            )
+            if holder is None:
+                return
+            is_full_sync = holder.definition == ctx.saga.definition
+            if not is_full_sync:
+                locks.wait(
+                    connection, third_company_id=third_company_id, transaction_id=ctx.saga.transaction_id
+                )
+        if is_full_sync or time.monotonic() >= deadline:
+            kind = "Another full sync" if is_full_sync else f"A saga of {holder.definition}"
+            raise RefusedError(
+                f"{kind} of company {third_company_id} is running: run {holder.run_id!r} of DAG"
+                f" {holder.dag_id!r} (saga {holder.transaction_id}) has its lock. Start this one again when"
+                " that has ended"
+            )
+        services.sleep(LOCK_POLL_SECONDS)
+        ctx.check()
+
+
+def _choose_task_id(ctx: StepContext, company: Company, *, connection: Any) -> str:
+    """The task id of this saga: free over all companies and newer than what WPS has.
+
+    Keeps the saga's own on a retry. Without dry_run its `task` row is in progress afterwards.
+    """
+    services: SyncServices = ctx.services
+    saga = ctx.saga
+    fixed = company.params.task_name
+    newest = publish.newest_published(
+        connection, third_company_id=company.wps.third_company_id, definition=saga.definition
+    )
+    if fixed is not None and newest is not None and newest > fixed:
+        raise RefusedError(
+            f"Parameter 'task_name' {fixed!r} is older than the newest sync of company"
+            f" {company.wps.third_company_id}, {newest!r}: use null or a later time"
+        )
+    start = services.run.start.astimezone(ZoneInfo(company.wps.timezone)).strftime(TASK_ID_FORMAT)
+    candidate = fixed or saga.task_id or start
+    if fixed is None and newest is not None:
+        candidate = max(candidate, _next(newest))
+    description = (
+        f"{saga.definition} of {company.wps.third_company_id}, run {saga.run_id} ({saga.transaction_id})"
+    )
+    while not _claim(ctx, company, connection=connection, task_id=candidate, description=description):
+        if fixed is not None:
+            raise RefusedError(f"Parameter 'task_name' {fixed!r} is already used: use null or another time")
+        candidate = _next(candidate)
+    if saga.task_id not in {None, candidate} and not company.params.dry_run:
+        publish.cancel_task(connection, task_id=str(saga.task_id))
+    return candidate
+
+
+def _claim(ctx: StepContext, company: Company, *, connection: Any, task_id: str, description: str) -> bool:
+    if publish.task_id_is_taken(
+        connection, task_id=task_id, transaction_id=ctx.saga.transaction_id, description=description
+    ):
+        return False
+    if company.params.dry_run:
+        return True
+    return publish.claim_task(connection, task_id=task_id, description=description)
+
+
+def _next(task_id: str) -> str:
+    """The task id one second later."""
+    moment = datetime.strptime(task_id, TASK_ID_FORMAT)  # noqa: DTZ007 - a local time without zone
+    return (moment + timedelta(seconds=1)).strftime(TASK_ID_FORMAT)
