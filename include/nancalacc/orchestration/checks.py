@@ -1,0 +1,47 @@
+"""What `python -m nancalacc check` tests: each check returns what it found, or raises what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+
+from nancalacc.orchestration.hooks import database_url
+from nancalacc.orchestration.http_hooks import DingTalkHook, WpsHook
+from nancalacc.store.database import Database
+from nancalacc.store.migrate import expected_revision, require_current
+
+
+def check_database() -> str:
+    """The database answers and has the schema this version needs."""
+    with Database(database_url()) as database, database.transaction() as connection:
+        require_current(connection)
+        return f"{database.where}, schema revision {expected_revision()}"
+
+
+def check_dingtalk(conn_id: str) -> str:
+    """The app key and secret are right and the root department can be read."""
+    hook = DingTalkHook(conn_id)
+    settings = hook.settings()
+
+    async def read() -> str:
+        async with hook.client() as client:
+            scopes = await client.scopes()
+            root = await client.department(settings.root_dept_id)
+            return (
+                f"{settings.base_url}, root department {settings.root_dept_id} ({root.get('name', '')}),"
+                f" departments in scope: {', '.join(map(str, scopes.departments)) or 'none'}"
+            )
+
+    return asyncio.run(read())
+
+
+def check_wps(conn_id: str) -> str:
+    """The client id and secret are right and signed calls are accepted."""
+    hook = WpsHook(conn_id)
+    settings = hook.settings()
+
+    async def read() -> str:
+        async with hook.client() as client:
+            root = await client.root_department()
+            return f"{settings.base_url}{settings.prefix}, root department {root.get('name', '')}"
+
+    return asyncio.run(read())

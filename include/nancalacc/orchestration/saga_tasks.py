@@ -1,0 +1,216 @@
+"""Turns a saga definition into the tasks of a DAG: steps, settlement, compensation, outcome.
+
+Knows nothing of what a saga does: a second saga is a second definition.
+
+    step → … → step
+    every step → settle_saga (branch) → compensation.* in reverse → saga_outcome
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule, TaskGroup, TriggerRule, task
+from airflow.sdk.exceptions import AirflowFailException
+
+from nancalacc.errors import BusyError, FatalError, NancalaccError, TransientError
+from nancalacc.orchestration.callbacks import step_failed
+from nancalacc.saga.coordinator import Coordinator, RunView, Verdict
+from nancalacc.saga.definition import SagaDefinition, Step
+from nancalacc.saga.report import explain
+from nancalacc.saga.state import SagaStatus
+
+SETTLE = "settle_saga"
+OUTCOME = "saga_outcome"
+COMPENSATION = "compensation"
+FINISHED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+SETTLE_LIMIT = timedelta(minutes=10)
+COMPENSATION_LIMIT = timedelta(hours=1)
+MAX_RETRY_DELAY = timedelta(minutes=10)
+
+ServicesOf = Callable[[Any], Any]
+"""Builds what the actions need from a task's context."""
+
+
+def saga_tasks(definition: SagaDefinition, *, services: ServicesOf, retry_delay: timedelta) -> None:
+    """Add the tasks of the saga to the DAG in whose `with` block this is called.
+
+    `services` is called once in each task process. `retry_delay` is the first pause before a
+    retry; each further one is twice as long.
+    """
+    retrying: dict[str, Any] = {
+        "retry_delay": retry_delay,
+        "retry_exponential_backoff": 2,
+        "max_retry_delay": MAX_RETRY_DELAY,
+        "retry_policy": ExceptionRetryPolicy(
+            rules=[
+                _never_again(FatalError, reason="Trying again cannot help"),
+                _never_again(BusyError, reason="The step has waited long enough"),
+            ]
+        ),
+        "do_xcom_push": False,
+    }
+    steps = {
+        step.name: _step_task(definition, step, services=services, retrying=retrying) for step in definition
+    }
+    for step in definition:
+        for predecessor in step.depends_on:
+            steps[predecessor] >> steps[step.name]
+    settle = _settle_task(definition, retrying=retrying)
+    outcome = _outcome_task(definition, services=services, retrying=retrying)
+    list(steps.values()) >> settle
+    # Directly downstream of every step, too: "clear only failed tasks" must make it wait for them.
+    [*steps.values(), settle] >> outcome
+    previous = settle
+    with TaskGroup(COMPENSATION, tooltip="Undoes the completed steps in reverse"):
+        for step in reversed(definition.steps):
+            undo = _compensation_task(definition, step, services=services, retrying=retrying)
+            settle >> undo
+            if previous is not settle:
+                previous >> undo
+            previous = undo
+    previous >> outcome
+
+
+def _never_again(error: type[Exception], *, reason: str) -> RetryRule:
+    return RetryRule(
+        exception=f"{error.__module__}.{error.__qualname__}", action=RetryAction.FAIL, reason=reason
+    )
+
+
+def _step_task(
+    definition: SagaDefinition, step: Step, *, services: ServicesOf, retrying: Mapping[str, Any]
+) -> Any:
+    limits = [predecessor.time_limit for predecessor in definition.predecessors(step.name)]
+
+    @task(
+        task_id=step.name,
+        retries=step.max_retries,
+        execution_timeout=sum(limits, step.time_limit),
+        on_failure_callback=step_failed,
+        **retrying,
+    )
+    def run_step(**context: Any) -> None:
+        from nancalacc.orchestration.hooks import open_coordinator
+
+        view = _run_view(definition, context)
+        with open_coordinator() as coordinator:
+            transaction_id = _start(coordinator, definition, context)
+            coordinator.run_step(
+                definition,
+                transaction_id,
+                step.name,
+                services=services(context),
+                params=_params(context),
+                run=view,
+            )
+
+    return run_step()
+
+
+def _settle_task(definition: SagaDefinition, *, retrying: Mapping[str, Any]) -> Any:
+    @task.branch(
+        task_id=SETTLE,
+        trigger_rule=TriggerRule.ALL_DONE,
+        retries=5,
+        execution_timeout=SETTLE_LIMIT,
+        **retrying,
+    )
+    def settle_saga(**context: Any) -> list[str]:
+        from nancalacc.orchestration.hooks import open_coordinator
+
+        with open_coordinator() as coordinator:
+            transaction_id = _start(coordinator, definition, context)
+            settlement = coordinator.settle(definition, transaction_id, run=_run_view(definition, context))
+        if settlement.verdict is Verdict.COMPLETED:
+            return []
+        if settlement.first is not None:
+            return [f"{COMPENSATION}.{settlement.first}", OUTCOME]
+        return [OUTCOME]
+
+    return settle_saga()
+
+
+def _compensation_task(
+    definition: SagaDefinition, step: Step, *, services: ServicesOf, retrying: Mapping[str, Any]
+) -> Any:
+    @task(
+        task_id=step.name,
+        trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
+        retries=5,
+        execution_timeout=COMPENSATION_LIMIT,
+        **retrying,
+    )
+    def compensate_step(**context: Any) -> None:
+        from nancalacc.orchestration.hooks import open_coordinator
+
+        with open_coordinator() as coordinator:
+            transaction_id = _start(coordinator, definition, context)
+            coordinator.compensate_step(definition, transaction_id, step.name, services=services(context))
+
+    return compensate_step()
+
+
+def _outcome_task(definition: SagaDefinition, *, services: ServicesOf, retrying: Mapping[str, Any]) -> Any:
+    limits = [step.time_limit for step in definition]
+
+    @task(
+        task_id=OUTCOME,
+        trigger_rule=TriggerRule.ALL_DONE,
+        retries=3,
+        execution_timeout=sum(limits, COMPENSATION_LIMIT),
+        **retrying,
+    )
+    def saga_outcome(**context: Any) -> None:
+        from nancalacc.orchestration.hooks import open_coordinator
+
+        with open_coordinator() as coordinator:
+            transaction_id = _start(coordinator, definition, context)
+            failure, steps = coordinator.get(transaction_id)
+            # Nothing went wrong that anybody should hear of, or a person cleared this task to finish it.
+            quiet = all(step.status.done for step in steps) or _was_cleared(context["ti"])
+            try:
+                coordinator.conclude(
+                    definition, transaction_id, services=services(context), run=_run_view(definition, context)
+                )
+            except NancalaccError as error:
+                explanation = explain(definition, *coordinator.get(transaction_id), failure=failure)
+                message = f"{explanation} ({error})"
+                if isinstance(error, FatalError):
+                    raise AirflowFailException(message) from None
+                raise TransientError(message) from None
+            saga, steps = coordinator.get(transaction_id)
+            if saga.status is SagaStatus.COMPLETED and quiet:
+                return
+            raise AirflowFailException(explain(definition, saga, steps, failure=failure))
+
+    return saga_outcome()
+
+
+def _was_cleared(task_instance: Any) -> bool:
+    """True when a person had this task run again: clearing grants the configured retries anew."""
+    return bool(task_instance.max_tries > task_instance.task.retries)
+
+
+def _start(coordinator: Coordinator, definition: SagaDefinition, context: Mapping[str, Any]) -> str:
+    run = context["dag_run"]
+    return coordinator.start(definition, dag_id=run.dag_id, run_id=run.run_id, params=_params(context))
+
+
+def _params(context: Mapping[str, Any]) -> dict[str, Any]:
+    """The run's parameters, including keys that the DAG does not know (the saga refuses them)."""
+    return dict(context["params"]) | dict(context["dag_run"].conf or {})
+
+
+def _run_view(definition: SagaDefinition, context: Mapping[str, Any]) -> RunView:
+    """What Airflow says about the other tasks of this run."""
+    task_instance = context["ti"]
+    states = task_instance.get_task_states(dag_id=task_instance.dag_id, run_ids=[task_instance.run_id]).get(
+        task_instance.run_id, {}
+    )
+    return RunView(
+        closed=states.get(SETTLE) in FINISHED and states.get(OUTCOME) in FINISHED,
+        green=frozenset(step.name for step in definition if states.get(step.name) == "success"),
+    )

@@ -1,0 +1,20 @@
+"""Wires nancalacc into Airflow: the listener that records what only Airflow sees."""
+
+import sys
+from pathlib import Path
+
+from airflow.plugins_manager import AirflowPlugin
+
+INCLUDE = str(Path(__file__).resolve().parents[1] / "include")
+if INCLUDE not in sys.path:
+    sys.path.insert(0, INCLUDE)
+
+from nancalacc.orchestration.listener import SagaListener  # noqa: E402
+from nancalacc.orchestration.registry import NAMES  # noqa: E402
+
+
+class NancalaccPlugin(AirflowPlugin):
+    """The plugin; it only names its parts."""
+
+    name = "nancalacc"
+    listeners = [SagaListener(NAMES)]  # noqa: RUF012 - Airflow's interface
