@@ -1,0 +1,90 @@
+"""Fixtures shared by all tests.
+
+One PostgreSQL server a session with a fresh database a test, and, for the tests that ask for it,
+one running Airflow with a sandbox of DingTalk and WPS.
+"""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nancalacc.sandbox.dingtalk import DingTalkRules
+from nancalacc.sandbox.postgres import Postgres
+from nancalacc.sandbox.server import Sandbox, SandboxOptions, running_sandbox
+from nancalacc.sandbox.stack import AirflowStack, StackSettings, connection_json
+
+TEST_DAGS = Path(__file__).parent / "e2e" / "dags"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Airflow, once started, takes a share of the processor: the tests that need it come last."""
+    items.sort(key=lambda item: item.get_closest_marker("airflow") is not None)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    with Postgres(durable=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres: Postgres) -> str:
+    """The name of a migrated database that nobody is connected to."""
+    from nancalacc.store.migrate import upgrade
+
+    upgrade(postgres.create_database("nancalacc_template"))
+    return "nancalacc_template"
+
+
+@pytest.fixture
+def database_url(postgres: Postgres, template_database: str) -> Iterator[str]:
+    """The URL of a migrated, empty nancalacc database of this test's own."""
+    name = f"nancalacc_{uuid.uuid4().hex[:12]}"
+    yield postgres.create_database(name, template=template_database)
+    postgres.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def stack_database_url(postgres: Postgres, template_database: str) -> str:
+    """The URL of the nancalacc database that the running Airflow and its sandbox use."""
+    return postgres.create_database("nancalacc_stack", template=template_database)
+
+
+@pytest.fixture(scope="session")
+def stack_sandbox(stack_database_url: str) -> Iterator[Sandbox]:
+    """DingTalk and WPS as the running Airflow sees them; call `reset` before use."""
+    options = SandboxOptions(dingtalk=DingTalkRules(calls_per_second=0))
+    with running_sandbox(database_url=stack_database_url, options=options) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="session")
+def stack(
+    postgres: Postgres,
+    stack_database_url: str,
+    stack_sandbox: Sandbox,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[AirflowStack]:
+    """A running Airflow with our DAGs, our plugin and the DAGs of tests/e2e/dags."""
+    settings = StackSettings(
+        home=tmp_path_factory.mktemp("airflow"),
+        database_url=postgres.create_database("airflow"),
+        connections={
+            "nancalacc_db": stack_database_url,
+            "dingtalk_default": connection_json(stack_sandbox.dingtalk_connection),
+            "wps_default": connection_json(stack_sandbox.wps_connection),
+        },
+        more_dags={"tests": TEST_DAGS},
+        environment={
+            "NANCALACC_FULL_SYNC_SCHEDULE": "none",
+            "NANCALACC_HEARTBEAT_SECONDS": "1",
+            "NANCALACC_STALE_SECONDS": "6",
+            "NANCALACC_LOCK_WAIT_SECONDS": "30",
+            "NANCALACC_BUSY_WAIT_SECONDS": "20",
+            "NANCALACC_RETRY_DELAY_SECONDS": "1",
+        },
+    )
+    with AirflowStack(settings) as running:
+        yield running

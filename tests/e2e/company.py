@@ -1,0 +1,140 @@
+"""One company on a running Airflow: its DingTalk, its WPS, its tables."""
+
+import uuid
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from nancalacc.saga.definition import transaction_id_of
+from nancalacc.sandbox.comparison import Comparison
+from nancalacc.sandbox.organisation import Organisation, Placement, User
+from nancalacc.sandbox.server import Sandbox
+from nancalacc.sandbox.stack import AirflowStack
+
+DAG = "full_sync"
+STEPS = [
+    "validate_task",
+    "fetch_dingtalk_data",
+    "save_company_config",
+    "save_departments",
+    "save_users",
+    "save_relations",
+    "notify_wps",
+    "update_task_status",
+]
+COMPENSATIONS = [f"compensation.{step}" for step in STEPS]
+OWN_TABLES = (
+    "saga_transactions, saga_steps, saga_events, company_locks, staged_departments, staged_users,"
+    " staged_memberships, known_departments, known_users, known_memberships, tb_company_cfg,"
+    " tb_las_department, tb_las_user, tb_las_department_user, task"
+)
+SNAPSHOT_TABLES = ("tb_las_department", "tb_las_user", "tb_las_department_user")
+
+
+def small_organisation() -> Organisation:
+    """Two levels, six people, one of them in two departments, one in root."""
+    organisation = Organisation(name="小公司")
+    organisation.add_department("研发部", parent_id=1, dept_id=100)
+    organisation.add_department("前端组", parent_id=100, dept_id=110)
+    organisation.add_department("市场部", parent_id=1, dept_id=200)
+    for number, places in enumerate([(1,), (100,), (100, 200), (110,), (200,), (200,)], start=1):
+        organisation.add_user(
+            User(
+                userid=f"u{number}",
+                name=f"员工{number}",
+                mobile=f"1390000000{number}",
+                placements=tuple(Placement(dept_id=place, order=number) for place in places),
+                manager_userid="u2" if number > 2 else None,
+                email=f"u{number}@example.com",
+            )
+        )
+    return organisation
+
+
+@dataclass(frozen=True)
+class Company:
+    """The company's two sides, its tables, and the Airflow that syncs them."""
+
+    stack: AirflowStack
+    sandbox: Sandbox
+    database_url: str = field(repr=False)
+
+    def rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
+        with psycopg.connect(self.database_url, row_factory=dict_row) as connection:
+            return connection.execute(query, values or None).fetchall()
+
+    def execute(self, query: str, *values: Any) -> None:
+        with psycopg.connect(self.database_url) as connection:
+            connection.execute(query, values or None)
+
+    def trigger(self, **conf: Any) -> str:
+        return self.stack.api.trigger(DAG, conf=conf, run_id=f"run-{uuid.uuid4().hex[:8]}")
+
+    def run(self, **conf: Any) -> str:
+        """Trigger a run, wait for its end and return its id."""
+        run_id = self.trigger(**conf)
+        self.wait(run_id)
+        return run_id
+
+    def wait(self, run_id: str, *, timeout: float = 150) -> str:
+        return self.stack.api.wait_run(DAG, run_id, timeout=timeout)
+
+    def state(self, run_id: str) -> str:
+        return self.stack.api.run_state(DAG, run_id)
+
+    def tasks(self, run_id: str) -> dict[str, str | None]:
+        return self.stack.api.task_states(DAG, run_id)
+
+    def clear(self, run_id: str, *tasks: str, only_failed: bool = False, downstream: bool = True) -> None:
+        self.stack.api.clear(
+            DAG, run_id, task_ids=list(tasks) or None, only_failed=only_failed, downstream=downstream
+        )
+
+    def log(self, run_id: str, task_id: str) -> str:
+        return self.stack.api.log(DAG, run_id, task_id)
+
+    def saga(self, run_id: str) -> dict[str, Any]:
+        [row] = self.rows(
+            "SELECT * FROM saga_transactions WHERE transaction_id = %s",
+            transaction_id_of(dag_id=DAG, run_id=run_id),
+        )
+        return row
+
+    def steps(self, run_id: str) -> dict[str, dict[str, Any]]:
+        found = self.rows(
+            "SELECT * FROM saga_steps WHERE transaction_id = %s ORDER BY position",
+            transaction_id_of(dag_id=DAG, run_id=run_id),
+        )
+        return {row["step_name"]: row for row in found}
+
+    def events(self, run_id: str) -> list[tuple[str, str]]:
+        """Event type and step name ("" for the saga), in order."""
+        found = self.rows(
+            "SELECT event_type, step_id FROM saga_events WHERE transaction_id = %s ORDER BY id",
+            transaction_id_of(dag_id=DAG, run_id=run_id),
+        )
+        return [(row["event_type"], (row["step_id"] or ":").split(":")[1]) for row in found]
+
+    def snapshot_rows(self, task_id: str) -> int:
+        return sum(
+            self.rows(f"SELECT count(*) AS n FROM {table} WHERE task_id = %s", task_id)[0]["n"]
+            for table in SNAPSHOT_TABLES
+        )
+
+    def lock_holder(self) -> str | None:
+        found = self.rows("SELECT holder FROM company_locks")
+        return found[0]["holder"] if found else None
+
+    def compare(self) -> Comparison:
+        assert self.sandbox.consumer.wait_idle(30)
+        return self.sandbox.compare()
+
+    def relax_thresholds(self) -> None:
+        rules = self.sandbox.consumer.rules
+        self.sandbox.consumer.set_rules(
+            replace(
+                rules, thresholds=replace(rules.thresholds, users=10**6, departments=10**6, memberships=10**6)
+            )
+        )
