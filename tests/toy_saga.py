@@ -330,9 +330,9 @@ def check_events(events: Sequence[EventRecord]) -> None:
         if kind == "saga_started":
             assert saga in {"pending", "completed", "compensated", "cancelled"}, told
             assert data["epoch"] == epoch + 1, told
+            kept = {name for name, state in steps.items() if saga == "pending" and state == "skipped"}
+            steps = {name: "skipped" if name in kept else "pending" for name in position}
             epoch, saga = epoch + 1, "open"
-            steps = {step: "skipped" if state == "skipped" and epoch == 1 else "pending"
-                     for step, state in steps.items()}  # fmt: skip
             attempts = dict.fromkeys(position, 0)
             continue
         assert data["epoch"] == epoch, told

@@ -1,41 +1,5 @@
-"""The toy saga, on a database that the tests here share and that each of them finds empty."""
+"""The toy saga for the tests here."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from toy_fixtures import another, saga, toy_database, toy_database_url, toy_url
 
-import pytest
-from sqlalchemy import text
-
-from nancalacc.sandbox.postgres import Postgres
-from nancalacc.store.database import Database
-from toy_saga import Toy, create_tables, toy
-
-
-@pytest.fixture(scope="session")
-def toy_database(postgres: Postgres, template_database: str) -> Iterator[Database]:
-    url = postgres.create_database("nancalacc_toy", template=template_database)
-    with Database(url) as database:
-        with database.transaction() as connection:
-            create_tables(connection)
-        yield database
-
-
-@pytest.fixture
-def toy_url(postgres: Postgres, toy_database: Database) -> str:
-    with toy_database.transaction() as connection:
-        connection.execute(
-            text("TRUNCATE saga_transactions, company_locks, toy_effects, toy_published, toy_people CASCADE")
-        )
-    return postgres.url("nancalacc_toy")
-
-
-@pytest.fixture
-def another(toy_url: str) -> Iterator[Callable[..., Toy]]:
-    """Makes further processes' view of a toy saga: same run unless told otherwise."""
-    with ExitStack() as stack:
-        yield lambda **options: stack.enter_context(toy(toy_url, **options))
-
-
-@pytest.fixture
-def saga(another: Callable[..., Toy]) -> Toy:
-    return another()
+__all__ = ["another", "saga", "toy_database", "toy_database_url", "toy_url"]

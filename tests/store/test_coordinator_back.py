@@ -1,6 +1,7 @@
 """Steps back: settlement, compensation, cancelling, and opening again."""
 
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -344,3 +345,37 @@ def test_siblings_cleared_together_replay_each_predecessor_once(
     assert saga.effects == ["validate", "fetch", "left", "middle", "right"]
     assert saga.query("SELECT third_company_id, holder FROM company_locks") == [(COMPANY, saga.id)]
     check_events(saga.events)
+
+
+def test_a_task_cleared_while_another_one_finishes_the_way_back_joins_it(saga: Toy, another: Any) -> None:
+    run_until_broken(saga, "left:before", GuardError("x"))
+    saga.settle()
+    first, second = another(), another()
+    opened = first.store.open
+    calls = []
+
+    def overtaken(transaction_id: str) -> Any:
+        calls.append(transaction_id)
+        if len(calls) == 3:
+            second.run("middle")
+        return opened(transaction_id)
+
+    first.store.open = overtaken
+    first.run("right")
+    assert saga.saga.epoch == 2
+    assert saga.effects == ["validate", "fetch", "middle", "right"]
+    check_events(saga.events)
+
+
+@pytest.mark.parametrize("last", [None, "fetch"], ids=["before its first step", "under way"])
+def test_a_queued_task_of_a_cancelled_run_does_not_open_the_saga_again(saga: Toy, last: str | None) -> None:
+    run = RunView(started=datetime.now(tz=UTC) - timedelta(minutes=1))
+    if last is not None:
+        saga.run_until(last)
+    saga.cancel()
+    with pytest.raises(IllegalTransitionError, match="was cancelled while this run was under way"):
+        saga.run("validate", run=run)
+    assert saga.saga.status is SagaStatus.CANCELLED
+
+    saga.run("validate", run=RunView(started=datetime.now(tz=UTC) + timedelta(minutes=1)))
+    assert saga.saga.status is SagaStatus.IN_PROGRESS

@@ -247,10 +247,11 @@ def test_attempts_that_were_given_the_same_number_are_told_apart(saga: Toy, mute
             " WHERE step_id = :id RETURNING 1",
             id=f"{saga.id}:left",
         )
-        saga.run("left")
-        assert saga.steps["left"].attempt == 1
-        error = sleeper.wake()
-    assert isinstance(error, FencedError)
+        with Suspended(mute(), at="left:before") as second:
+            assert saga.steps["left"].attempt == 1
+            assert isinstance(sleeper.wake(), FencedError)
+            assert saga.steps["left"].compensate_data is None
+            assert second.wake() is None
     assert saga.event_names().count("step_completed left") == 1
 
 

@@ -198,7 +198,8 @@ def test_sessions_that_the_server_has_ended_are_replaced(toy_database: Database,
         pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
     with psycopg.connect(postgres.url(), autocommit=True) as other:
         other.execute(
-            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = 'nancalacc_toy'"
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            " WHERE datname LIKE 'nancalacc_toy%'"
         )
     with toy_database.transaction() as connection:
         assert connection.execute(text("SELECT pg_backend_pid()")).scalar_one() != pid

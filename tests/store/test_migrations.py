@@ -3,17 +3,25 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from nancalacc.errors import SchemaError
 from nancalacc.sandbox.postgres import Postgres
 from nancalacc.store.database import Database
-from nancalacc.store.migrate import VERSION_TABLE, expected_revision, require_current, upgrade
+from nancalacc.store.migrate import (
+    VERSION_TABLE,
+    alembic_config,
+    expected_revision,
+    require_current,
+    upgrade,
+)
 from nancalacc.store.tables import metadata
 
 REQUIRED, OPTIONAL = "NO", "YES"
@@ -252,6 +260,15 @@ def test_the_mtime_is_that_of_the_change(database: Database) -> None:
         ).one()
         assert mtime == now
         connection.rollback()
+
+
+def test_migrations_are_numbered_in_order_and_their_files_begin_with_the_number() -> None:
+    scripts = list(ScriptDirectory.from_config(alembic_config()).walk_revisions())
+    assert [script.revision for script in scripts] == [
+        f"{number:04d}" for number in range(len(scripts), 0, -1)
+    ]
+    assert all(Path(script.path).name.startswith(f"{script.revision}_") for script in scripts)
+    assert expected_revision() == scripts[0].revision
 
 
 def test_a_second_upgrade_changes_nothing(empty_url: str) -> None:

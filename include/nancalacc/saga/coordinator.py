@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 from uuid import uuid4
@@ -32,6 +33,7 @@ from nancalacc.saga.execution import (
     RUNNING,
     Attempt,
     current_step_of,
+    kinds_of,
     message_of,
     session_name,
 )
@@ -71,9 +73,11 @@ class RunView:
 
     `closed`: the tasks that settle and conclude the run have ended and will not run again.
     `green`: steps whose task counts as successful there, whoever made it so.
+    `started`: when the run last started (aware), None when that is not known.
     """
 
     closed: bool = False
+    started: datetime | None = None
     green: frozenset[str] = field(default_factory=frozenset)
 
 
@@ -315,6 +319,7 @@ class Coordinator:
         with self._storage.open(transaction_id) as locked:
             stale: list[str] = []
             if locked.saga.status is SagaStatus.PENDING:
+                locked.set_saga(goal=moves.CANCELLED)
                 moves.cancel_pending(locked, reason=reason)
             elif locked.saga.status in RUNNING:
                 if moves.past_pivot(definition, locked.steps):
@@ -337,6 +342,10 @@ class Coordinator:
         return self._get(transaction_id)[0]
 
     # Reading
+
+    def exists(self, transaction_id: str) -> bool:
+        """True when there is such a saga."""
+        return self._storage.get(transaction_id) is not None
 
     def get(self, transaction_id: str) -> tuple[SagaRecord, tuple[StepRecord, ...]]:
         """A saga and its steps in order; raises IllegalTransitionError when there is no such saga."""
@@ -411,6 +420,11 @@ class Coordinator:
                         f"Step {name} was started although the run's settle_saga and saga_outcome have ended"
                         f" and will not run again: saga {transaction_id} ({status.value}) is left as it is."
                         f" Clear {name} again together with its downstream tasks"
+                    )
+                if _was_cancelled_during(run, locked.saga):
+                    raise IllegalTransitionError(
+                        f"Saga {transaction_id} was cancelled while this run was under way: {name} does not"
+                        " run. When the run has ended, clear the task to start anew"
                     )
                 if status is SagaStatus.PENDING or status.ended:
                     moves.open_epoch(locked, params=params)
@@ -598,6 +612,7 @@ class Coordinator:
                     attempt=record.attempt,
                     error=message,
                     code=getattr(error, "code", ""),
+                    kinds=kinds_of(error),
                 )
                 if isinstance(error, RefusedError):
                     moves.refuse(locked, name, message)
@@ -657,6 +672,7 @@ class Coordinator:
                 progress=0,
                 end_time=NOW,
                 current_step=None,
+                **moves.NO_RECOVERY,
             )
             locked.append(EventType.COMPENSATION_COMPLETED)
             if cancelled:
@@ -673,3 +689,14 @@ class Coordinator:
                 continue
             if ended:
                 log.warning("Ended %s database session(s) of an overtaken attempt of %s", ended, step_id)
+
+
+def _was_cancelled_during(run: RunView, saga: SagaRecord) -> bool:
+    """True when somebody cancelled the saga after the run started: no queued task may open it."""
+    return (
+        saga.status is SagaStatus.CANCELLED
+        and saga.goal == moves.CANCELLED
+        and run.started is not None
+        and saga.end_time is not None
+        and run.started < saga.end_time.replace(tzinfo=UTC)
+    )

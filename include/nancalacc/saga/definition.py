@@ -83,6 +83,10 @@ class SagaDefinition:
                     raise ConfigurationError(
                         f"Saga {self.name!r} has two pivots: {pivot!r} and {step.name!r}"
                     )
+                if step.skippable:
+                    raise ConfigurationError(
+                        f"Saga {self.name!r}: the pivot {step.name!r} cannot be skippable"
+                    )
                 pivot = step.name
             elif (step.kind is StepKind.RETRIABLE) != bool(pivot):
                 raise ConfigurationError(

@@ -53,6 +53,11 @@ def message_of(error: BaseException) -> str:
     return f"{type(error).__name__} (the task's log has the details)"
 
 
+def kinds_of(error: BaseException) -> list[str]:
+    """The names of an error's classes, from its own up to ours that says what to do about it."""
+    return [kind.__name__ for kind in type(error).__mro__ if issubclass(kind, NancalaccError)]
+
+
 class Attempt:
     """An attempt, and the StepContext its action gets. Use as a context manager: it heart-beats."""
 

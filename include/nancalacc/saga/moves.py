@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from nancalacc.saga.definition import SagaDefinition, Step, StepKind
@@ -13,6 +14,8 @@ from nancalacc.saga.storage import Locked
 
 CANCELLED = SagaStatus.CANCELLED.value
 """Value of `goal` while a cancelled saga is compensated."""
+NO_RECOVERY: Mapping[str, None] = MappingProxyType({"recovery_at": None, "recovery_error": None})
+"""A saga that has ended does not wait for its recovery; how often that was tried stays visible."""
 
 
 def open_epoch(locked: Locked, *, params: Mapping[str, Any]) -> None:
@@ -36,6 +39,8 @@ def open_epoch(locked: Locked, *, params: Mapping[str, Any]) -> None:
         goal=None,
         start_time=NOW,
         end_time=None,
+        recovery_tries=0,
+        **NO_RECOVERY,
         **values,
     )
     skipped = [name for name, step in locked.steps.items() if step.status is StepStatus.SKIPPED]
@@ -162,6 +167,7 @@ def complete(locked: Locked) -> None:
         current_step=None,
         error_message=None,
         failed_step=None,
+        **NO_RECOVERY,
     )
     locked.release_locks()
     locked.append(EventType.SAGA_COMPLETED)
@@ -169,7 +175,7 @@ def complete(locked: Locked) -> None:
 
 def cancel_pending(locked: Locked, *, reason: str) -> None:
     """End a saga of which nothing has run."""
-    locked.set_saga(SagaStatus.CANCELLED, error_message=reason, end_time=NOW)
+    locked.set_saga(SagaStatus.CANCELLED, error_message=reason, end_time=NOW, **NO_RECOVERY)
     locked.append(EventType.SAGA_CANCELLED, reason=reason)
 
 

@@ -23,7 +23,11 @@ NOW = Clock.NOW
 
 @dataclass(frozen=True, slots=True)
 class SagaRecord:
-    """A row of saga_transactions; times are UTC without zone."""
+    """A row of saga_transactions; times are UTC without zone.
+
+    `recovery_tries`: how often its recovery was begun in this epoch; `recovery_at`: not again
+    before then; `recovery_error`: why the last try did not finish it.
+    """
 
     transaction_id: str
     name: str
@@ -44,6 +48,9 @@ class SagaRecord:
     end_time: datetime | None = None
     created_at: datetime | None = None
     updated_at: datetime | None = None
+    recovery_tries: int = 0
+    recovery_at: datetime | None = None
+    recovery_error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

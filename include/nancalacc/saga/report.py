@@ -34,7 +34,8 @@ def explain(
     elif past_pivot(definition, by_name):
         parts.append(
             f"Nothing was undone: it is published, or may be{_published(saga)}; the saga only goes forward."
-            f" To finish it, clear {failed} together with its downstream tasks, or saga_outcome alone."
+            " Once this run has ended, saga_recovery goes on with it by itself; to finish it at once, clear"
+            f" {failed} together with its downstream tasks, or saga_outcome alone."
         )
     elif saga.status in {SagaStatus.COMPENSATED, SagaStatus.CANCELLED}:
         parts.append(
@@ -47,7 +48,8 @@ def explain(
         parts.append(
             f"The saga is {saga.status.value}; still to be undone: {', '.join(left) or 'nothing'}."
             f" Undone so far: {', '.join(undone) or 'nothing'}. Nothing was published."
-            " To go on with it, clear saga_outcome."
+            " Once this run has ended, saga_recovery goes on with it by itself; to go on at once, clear"
+            " saga_outcome."
         )
     return " ".join(parts)
 

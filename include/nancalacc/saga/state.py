@@ -72,6 +72,8 @@ class EventType(StrEnum):
     WARNING = "warning"
     TASK_MARKED = "task_marked"
     RUN_ENDED = "run_ended"
+    ACTION_REQUESTED = "action_requested"
+    """A person has asked for something on a page: who, what, why."""
 
 
 SAGA_TRANSITIONS: dict[SagaStatus, frozenset[SagaStatus]] = {

@@ -26,7 +26,7 @@ SESSION_SETTINGS = {
     # waits for it gives up.
     "idle_in_transaction_session_timeout": "20s",
 }
-REFUSALS = frozenset({"0A", "22", "23", "42", "44", "P0"})
+REFUSALS = frozenset({"22", "23", "42", "44", "P0"})
 """Classes of SQLSTATE that say the statement or its data are wrong: trying again cannot help."""
 MISSING_TABLE = ("42P01", "42703")
 """SQLSTATE of undefined_table and undefined_column."""

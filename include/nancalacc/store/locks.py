@@ -30,16 +30,19 @@ class Holder:
     run_id: str | None
 
 
-def acquire(connection: Connection, *, third_company_id: str, transaction_id: str) -> Holder | None:
+def acquire(
+    connection: Connection, *, third_company_id: str, transaction_id: str, after_waiting: bool = False
+) -> Holder | None:
     """Take the company's lock for this saga; returns None, or who has it.
 
-    Taking it again is allowed. Holds the row until the transaction ends.
+    Taking it again is allowed. Holds the row until the transaction ends. `after_waiting`: a saga
+    that waits for the lock goes first, and counts as having it.
     """
     connection.execute(
         insert(company_locks).values(third_company_id=third_company_id).on_conflict_do_nothing()
     )
     row = connection.execute(
-        select(company_locks.c.holder)
+        select(company_locks.c.holder, company_locks.c.waiting)
         .where(company_locks.c.third_company_id == third_company_id)
         .with_for_update()
     ).one()
@@ -47,6 +50,10 @@ def acquire(connection: Connection, *, third_company_id: str, transaction_id: st
         holder = _live_holder(connection, row.holder)
         if holder:
             return holder
+    if after_waiting and row.waiting not in {None, transaction_id}:
+        waiter = _live_holder(connection, row.waiting)
+        if waiter:
+            return waiter
     connection.execute(
         update(company_locks)
         .where(company_locks.c.third_company_id == third_company_id)
@@ -57,6 +64,16 @@ def acquire(connection: Connection, *, third_company_id: str, transaction_id: st
         )
     )
     return None
+
+
+def is_free(connection: Connection, *, third_company_id: str) -> bool:
+    """True when no saga has the company's lock or waits for it; may be over in a moment."""
+    row = connection.execute(
+        select(company_locks.c.holder, company_locks.c.waiting).where(
+            company_locks.c.third_company_id == third_company_id
+        )
+    ).one_or_none()
+    return row is None or not any(saga and _live_holder(connection, saga) for saga in row)
 
 
 def wait(connection: Connection, *, third_company_id: str, transaction_id: str) -> None:

@@ -287,6 +287,9 @@ saga_transactions = Table(
     Column("error_message", Text),
     _optional("failed_step", 64),
     _optional("goal", 20),
+    Column("recovery_tries", Integer, nullable=False, server_default="0"),
+    Column("recovery_at", MOMENT),
+    Column("recovery_error", Text),
     UniqueConstraint("transaction_id", name="saga_transactions_uk_transaction_id"),
     _one_of("status", SagaStatus, "saga_transactions_ck_status"),
     Index("saga_transactions_idx_start_time", "start_time"),
@@ -378,7 +381,10 @@ company_locks = Table(
 
 
 def _person(*, in_known_state: bool) -> list[Column[Any]]:
-    """A person as WPS is to have them; NULL in staging = not read, carried over from known state."""
+    """A person as WPS is to have them; NULL in staging = not read, carried over from known state.
+
+    `manager` is whom DingTalk names, `leader` the same person if WPS knows them.
+    """
     return [
         _required("uid", 255),
         _required("uid_key", 255),
@@ -392,6 +398,7 @@ def _person(*, in_known_state: bool) -> list[Column[Any]]:
         _optional("title", 255),
         _optional("work_place", 255),
         _optional("leader", 255),
+        _optional("manager", 255),
         _optional("employer", 255),
         _optional("employment_status", 60),
         _optional("phone", 200),
@@ -515,6 +522,9 @@ dingtalk_events = Table(
     _optional("transaction_id", 64),
     Column("error", Text),
     Column("handled_at", MOMENT),
+    Column("repeat_at", MOMENT),
+    Column("returns", Integer, nullable=False, server_default="0"),
+    Column("batch_limit", Integer),
     UniqueConstraint("dingtalk_conn_id", "wps_conn_id", "event_id", name="dingtalk_events_uk_event"),
     _one_of("status", EventStatus, "dingtalk_events_ck_status"),
     Index(
@@ -524,6 +534,40 @@ dingtalk_events = Table(
         "next_attempt_at",
         postgresql_where=text("status = 'pending'"),
     ),
+    Index(
+        "dingtalk_events_idx_repeat",
+        "dingtalk_conn_id",
+        "wps_conn_id",
+        "repeat_at",
+        postgresql_where=text("repeat_at IS NOT NULL"),
+    ),
     Index("dingtalk_events_idx_transaction", "transaction_id"),
     Index("dingtalk_events_idx_status_received_at", "status", "received_at"),
+)
+
+staged_changes = Table(
+    "staged_changes",
+    metadata,
+    Column("transaction_id", String(64), primary_key=True),
+    Column("kind", String(20), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    _required("action", 20),
+    Column("event_ids", JSONB, nullable=False),
+    Column("reason", Text),
+)
+
+staged_increments = Table(
+    "staged_increments",
+    metadata,
+    Column("transaction_id", String(64), primary_key=True),
+    Column("kind", String(20), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    _required("key", 255),
+    _required("update_type", 20),
+    Column("content", JSONB, nullable=False),
+    Column("is_last", Boolean, nullable=False),
+    Column("later", Integer, nullable=False),
+    Column("round", Integer),
+    Column("row_id", BigInteger),
+    Column("is_settled", Boolean, nullable=False, server_default=text("false")),
 )

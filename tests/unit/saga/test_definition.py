@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from nancalacc.errors import ConfigurationError
@@ -23,6 +25,7 @@ PIVOT, RETRIABLE = StepKind.PIVOT, StepKind.RETRIABLE
         ((step("a", "a"),), "not an earlier step"),
         ((step("a", kind=PIVOT), step("b", "a", kind=PIVOT)), "two pivots"),
         ((step("a", kind=RETRIABLE),), "is retriable"),
+        ((replace(step("a", kind=PIVOT), skippable=True),), "cannot be skippable"),
         ((step("a", kind=PIVOT), step("b", "a")), "is compensable"),
     ],
 )
