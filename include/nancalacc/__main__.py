@@ -6,17 +6,22 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
 
-from nancalacc.errors import NancalaccError
+from nancalacc.errors import IllegalTransitionError, NancalaccError
 
 app = typer.Typer(no_args_is_help=True)
 database = typer.Typer(help="The nancalacc database.", no_args_is_help=True)
 app.add_typer(database, name="db")
+events = typer.Typer(help="The events of DingTalk in the inbox.", no_args_is_help=True)
+app.add_typer(events, name="events")
 out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)
 
@@ -26,6 +31,8 @@ def prepare() -> None:
     """Keeps the accounts of WPS 365 the same as those of DingTalk."""
     # Connections are looked up as Airflow's own commands do: environment, secrets backends, its database.
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
+    # What it says about every look at the schema is of no use to who asked for something else.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def _fail(error: Exception) -> typer.Exit:
@@ -37,7 +44,6 @@ def _log_to_stderr() -> None:
     logging.basicConfig(
         level=os.environ.get("LOG_LEVEL", "INFO"), format="%(asctime)s %(levelname)s %(message)s", force=True
     )
-    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 @database.command("upgrade")
@@ -51,6 +57,27 @@ def db_upgrade() -> None:
     except NancalaccError as error:
         raise _fail(error) from None
     out.print(f"The nancalacc database is at revision {revision}")
+
+
+@database.command("stats")
+def db_stats() -> None:
+    """Show how many rows each table has, and how large it is with its indexes."""
+    from nancalacc.orchestration.hooks import open_database
+    from nancalacc.store.statistics import table_sizes
+
+    try:
+        with open_database() as opened, opened.transaction() as connection:
+            sizes = table_sizes(connection)
+    except NancalaccError as error:
+        raise _fail(error) from None
+    table = Table("Table", box=None)
+    for heading in ("Rows", "Size"):
+        table.add_column(heading, justify="right")
+    for each in sizes:
+        table.add_row(each.name, str(each.rows), decimal(each.size))
+    table.add_section()
+    table.add_row("all", str(sum(each.rows for each in sizes)), decimal(sum(each.size for each in sizes)))
+    out.print(table)
 
 
 @app.command()
@@ -100,6 +127,100 @@ def listen(
         run(liveness=liveness)
     except NancalaccError as error:
         raise _fail(error) from None
+
+
+@events.command("list")
+def events_list(
+    status: Annotated[str, typer.Option(help="pending, claimed, done or dead.")] = "",
+    event_type: Annotated[str, typer.Option("--type", help="For example user_add_org.")] = "",
+    company: Annotated[str, typer.Option(help="Id of the WPS connection.")] = "",
+    object_id: Annotated[str, typer.Option("--object", help="A userid or department id.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 50,
+) -> None:
+    """List events, newest first."""
+    from nancalacc.orchestration.events_cli import LIST_COLUMNS, EventFilter, list_events
+    from nancalacc.orchestration.hooks import open_database
+
+    try:
+        wanted = EventFilter(status, event_type, company, object_id, limit)
+        with open_database() as opened, opened.transaction() as connection:
+            rows, total = list_events(connection, wanted)
+    except NancalaccError as error:
+        raise _fail(error) from None
+    table = Table(*LIST_COLUMNS, box=None)
+    for row in rows:
+        table.add_row(*("" if value is None else _shown(value) for value in row))
+    out.print(table)
+    out.print(f"{len(rows)} of {total}")
+
+
+@events.command("show")
+def events_show(event_id: Annotated[int, typer.Argument(help="Its id, as `list` shows it.")]) -> None:
+    """Show everything about one event."""
+    from nancalacc.orchestration.events_cli import show_event
+    from nancalacc.orchestration.hooks import open_database
+
+    try:
+        with open_database() as opened, opened.transaction() as connection:
+            values = show_event(connection, event_id)
+    except NancalaccError as error:
+        raise _fail(error) from None
+    for name, value in values.items():
+        out.print(f"{name:18}{'' if value is None else _shown(value)}", soft_wrap=True)
+
+
+@events.command("retry")
+def events_retry(
+    event_ids: Annotated[list[int] | None, typer.Argument(help="Ids of dead events.")] = None,
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="Every dead event.")] = False,
+) -> None:
+    """Have dead events tried again."""
+    from nancalacc.orchestration.events_cli import retry_event
+
+    _change_events(event_ids, everything=everything, change=retry_event, done="queued again")
+
+
+@events.command("drop")
+def events_drop(
+    event_ids: Annotated[list[int] | None, typer.Argument(help="Ids of dead events.")] = None,
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="Every dead event.")] = False,
+) -> None:
+    """Give dead events up."""
+    from nancalacc.orchestration.events_cli import drop_event
+
+    _change_events(event_ids, everything=everything, change=drop_event, done="dropped")
+
+
+def _change_events(
+    event_ids: list[int] | None, *, everything: bool, change: Callable[[Any, int], bool], done: str
+) -> None:
+    from nancalacc.orchestration.events_cli import chosen
+    from nancalacc.orchestration.hooks import open_database
+
+    failed = False
+    try:
+        with open_database() as opened:
+            with opened.transaction() as connection:
+                wanted = chosen(connection, event_ids or [], all_dead=everything)
+            for event_id in wanted:
+                try:
+                    with opened.transaction() as connection:
+                        is_news = change(connection, event_id)
+                except IllegalTransitionError as error:
+                    failed = True
+                    err.print(f"Error: {error}", soft_wrap=True)
+                    continue
+                out.print(f"Event {event_id} is {done if is_news else 'left as it is'}")
+    except NancalaccError as error:
+        raise _fail(error) from None
+    if failed:
+        raise typer.Exit(1)
+
+
+def _shown(value: object) -> str:
+    return value.isoformat(" ", "seconds") if isinstance(value, datetime) else str(value)
 
 
 @app.command()

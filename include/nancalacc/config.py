@@ -228,18 +228,66 @@ def _env_number(name: str, default: float) -> float:
         raise ConfigurationError(f"Environment variable {name} must be a number, not {value!r}") from None
 
 
+def _env_count(name: str, default: int) -> int:
+    value = os.environ.get(name, "")
+    if value and (not value.isdecimal() or int(value) < 1):
+        raise ConfigurationError(
+            f"Environment variable {name} must be a whole number of at least 1, not {value!r}"
+        )
+    return int(value) if value else default
+
+
+def _env_schedule(name: str, default: str) -> str | None:
+    value = os.environ.get(name, default)
+    return None if value.lower() in {"", "none"} else value
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long `saga_maintenance` keeps what is over: days, and snapshots of each company."""
+
+    events_days: int = 90
+    sagas_days: int = 365
+    snapshots: int = 3
+    staging_days: int = 1
+    inbox_days: int = 30
+
+    @classmethod
+    def from_env(cls) -> Retention:
+        """Read the environment; raises ConfigurationError naming the variable that is wrong."""
+        return cls(
+            events_days=_env_count("NANCALACC_KEEP_EVENTS_DAYS", 90),
+            sagas_days=_env_count("NANCALACC_KEEP_SAGAS_DAYS", 365),
+            snapshots=_env_count("NANCALACC_KEEP_SNAPSHOTS", 3),
+            staging_days=_env_count("NANCALACC_KEEP_STAGING_DAYS", 1),
+            inbox_days=_env_count("NANCALACC_KEEP_INBOX_DAYS", 30),
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What a process reads from NANCALACC_* environment variables; each has a working default."""
 
     companies: tuple[tuple[str, str], ...] = ((DINGTALK_CONN_ID, WPS_CONN_ID),)
     full_sync_schedule: str | None = "10 2 * * *"
+    recovery_schedule: str | None = "*/5 * * * *"
+    maintenance_schedule: str | None = "40 3 * * *"
     schedule_timezone: str = "Asia/Shanghai"
     heartbeat_seconds: float = 5
     stale_seconds: float = 30
     lock_wait_seconds: float = 600
     busy_wait_seconds: float = 600
     retry_delay_seconds: float = 10
+    batch_size: int = 500
+    event_attempts: int = 5
+    event_pause_seconds: float = 10
+    idle_seconds: float = 300
+    poll_seconds: float = 0.5
+    confirm_seconds: float = 300
+    renotify_seconds: float = 20
+    repeat_seconds: float = 1800
+    metrics_token: str = field(default="", repr=False)
+    retention: Retention = Retention()
 
     @classmethod
     def from_env(cls) -> Settings:
@@ -254,14 +302,25 @@ class Settings:
                     f" for example dingtalk_default:wps_default; got {pair!r}"
                 )
             pairs.append((dingtalk, wps))
-        schedule = os.environ.get("NANCALACC_FULL_SYNC_SCHEDULE", "10 2 * * *")
         return cls(
             companies=tuple(pairs),
-            full_sync_schedule=None if schedule.lower() in {"", "none"} else schedule,
+            full_sync_schedule=_env_schedule("NANCALACC_FULL_SYNC_SCHEDULE", "10 2 * * *"),
+            recovery_schedule=_env_schedule("NANCALACC_RECOVERY_SCHEDULE", "*/5 * * * *"),
+            maintenance_schedule=_env_schedule("NANCALACC_MAINTENANCE_SCHEDULE", "40 3 * * *"),
             schedule_timezone=os.environ.get("NANCALACC_SCHEDULE_TIMEZONE") or "Asia/Shanghai",
             heartbeat_seconds=_env_number("NANCALACC_HEARTBEAT_SECONDS", 5),
             stale_seconds=_env_number("NANCALACC_STALE_SECONDS", 30),
             lock_wait_seconds=_env_number("NANCALACC_LOCK_WAIT_SECONDS", 600),
             busy_wait_seconds=_env_number("NANCALACC_BUSY_WAIT_SECONDS", 600),
             retry_delay_seconds=_env_number("NANCALACC_RETRY_DELAY_SECONDS", 10),
+            metrics_token=os.environ.get("NANCALACC_METRICS_TOKEN", ""),
+            batch_size=_env_count("NANCALACC_BATCH_SIZE", 500),
+            event_attempts=_env_count("NANCALACC_EVENT_ATTEMPTS", 5),
+            event_pause_seconds=_env_number("NANCALACC_EVENT_PAUSE_SECONDS", 10),
+            idle_seconds=_env_number("NANCALACC_IDLE_SECONDS", 300),
+            poll_seconds=_env_number("NANCALACC_POLL_SECONDS", 0.5),
+            confirm_seconds=_env_number("NANCALACC_CONFIRM_SECONDS", 300),
+            renotify_seconds=_env_number("NANCALACC_RENOTIFY_SECONDS", 20),
+            repeat_seconds=_env_number("NANCALACC_REPEAT_SECONDS", 1800),
+            retention=Retention.from_env(),
         )
