@@ -53,6 +53,7 @@ print(json.dumps({
         dag_id: {
             "tags": sorted(dag.tags),
             "catchup": dag.catchup,
+            "paused": dag.is_paused_upon_creation,
             "doc": dag.doc_md or "",
             "cron": getattr(dag.timetable, "expression", None),
             "zone": str(getattr(dag.timetable, "timezone", None)),
@@ -101,7 +102,7 @@ def tasks(bag: dict) -> dict:
 
 def test_dag_files_load_without_pythonpath_connections_or_database(bag: dict):
     assert bag["errors"] == {}
-    assert "full_sync" in bag["dags"]
+    assert {"full_sync", "saga_recovery", "saga_maintenance"} <= set(bag["dags"])
 
 
 def test_every_dag_has_tags_documentation_and_no_catchup(bag: dict):
@@ -120,8 +121,9 @@ def test_every_task_has_owner_time_limit_and_retries_with_growing_pauses(bag: di
             assert task["backoff"] == 2
 
 
-def test_permanent_errors_are_not_retried(tasks: dict):
-    for task in tasks.values():
+@pytest.mark.parametrize("dag_id", ["full_sync", "saga_recovery", "saga_maintenance"])
+def test_permanent_errors_are_not_retried(bag: dict, dag_id: str):
+    for task in bag["dags"][dag_id]["tasks"].values():
         assert [(rule["exception"], rule["action"]) for rule in task["rules"]] == [
             ("nancalacc.errors.FatalError", "fail"),
             ("nancalacc.errors.BusyError", "fail"),
@@ -162,8 +164,39 @@ def test_a_step_has_time_for_everything_it_may_have_to_replay(tasks: dict):
     assert tasks["save_users"]["timeout"] > tasks["fetch_dingtalk_data"]["timeout"]
 
 
-def test_no_task_hands_data_on_by_xcom(tasks: dict):
-    assert not any(task["xcom"] for task in tasks.values())
+@pytest.mark.parametrize("dag_id", ["full_sync", "saga_recovery", "saga_maintenance"])
+def test_no_task_hands_data_on_by_xcom(bag: dict, dag_id: str):
+    assert not any(task["xcom"] for task in bag["dags"][dag_id]["tasks"].values())
+
+
+@pytest.mark.parametrize(
+    "dag_id, task, cron, params",
+    [
+        ("saga_recovery", "recover_sagas", "*/5 * * * *", {"transaction_id": None}),
+        ("saga_maintenance", "prune", "40 3 * * *", {}),
+    ],
+)
+def test_recovery_and_maintenance_are_one_task_each_by_schedule(
+    bag: dict, dag_id: str, task: str, cron: str, params: dict
+):
+    dag = bag["dags"][dag_id]
+    assert set(dag["tasks"]) == {task}
+    assert (dag["cron"], dag["zone"]) == (cron, "Asia/Shanghai")
+    assert dag["params"] == params
+    assert all(dag["described"])
+    # Also where new DAGs are paused.
+    assert dag["paused"] is False
+
+
+@pytest.mark.parametrize(
+    "variable, dag_id",
+    [
+        ("NANCALACC_RECOVERY_SCHEDULE", "saga_recovery"),
+        ("NANCALACC_MAINTENANCE_SCHEDULE", "saga_maintenance"),
+    ],
+)
+def test_recovery_and_maintenance_can_be_left_to_people(tmp_path: Path, variable: str, dag_id: str):
+    assert describe(tmp_path, **{variable: "none"})["dags"][dag_id]["cron"] is None
 
 
 def test_parameters_are_valid_by_default_and_described(bag: dict):

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
+from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.postgres.hooks.postgres import PostgresHook
-from airflow.sdk import BaseHook
+from airflow.sdk import BaseHook, Connection
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from nancalacc.config import DB_CONN_ID, Settings
@@ -19,16 +20,29 @@ from nancalacc.store.migrate import require_current
 from nancalacc.store.repository import SagaStore
 from nancalacc.sync.services import RunInfo, SyncServices
 
+NO_DATABASE = (
+    f"Connection {DB_CONN_ID!r} is not defined: create it (type postgres) in Airflow, or set"
+    f" AIRFLOW_CONN_{DB_CONN_ID.upper()}"
+)
+
 
 def database_url() -> str:
     """The URL of the nancalacc database; raises ConfigurationError when the connection is missing."""
     try:
-        connection = BaseHook.get_connection(DB_CONN_ID)
+        return _url_of(BaseHook.get_connection(DB_CONN_ID))
     except AirflowNotFoundException:
-        raise ConfigurationError(
-            f"Connection {DB_CONN_ID!r} is not defined: create it (type postgres) in Airflow, or set"
-            f" AIRFLOW_CONN_{DB_CONN_ID.upper()}"
-        ) from None
+        raise ConfigurationError(NO_DATABASE) from None
+
+
+async def database_url_async() -> str:
+    """As `database_url`, for an event loop."""
+    try:
+        return _url_of(await get_async_connection(DB_CONN_ID))
+    except AirflowNotFoundException:
+        raise ConfigurationError(NO_DATABASE) from None
+
+
+def _url_of(connection: Connection) -> str:
     if not connection.host or not connection.schema:
         raise ConfigurationError(f"Connection {DB_CONN_ID!r} needs a host and a database (schema)")
     url = PostgresHook(connection=connection).sqlalchemy_url
@@ -44,16 +58,21 @@ def open_database() -> Iterator[Database]:
         yield database
 
 
+def coordinator_over(database: Database) -> Coordinator:
+    """The saga engine over a database that is open."""
+    settings = Settings.from_env()
+    return Coordinator(
+        SagaStore(database),
+        heartbeat_seconds=settings.heartbeat_seconds,
+        stale_seconds=settings.stale_seconds,
+    )
+
+
 @contextmanager
 def open_coordinator() -> Iterator[Coordinator]:
     """The saga engine over the nancalacc database."""
-    settings = Settings.from_env()
     with open_database() as database:
-        yield Coordinator(
-            SagaStore(database),
-            heartbeat_seconds=settings.heartbeat_seconds,
-            stale_seconds=settings.stale_seconds,
-        )
+        yield coordinator_over(database)
 
 
 def sync_services(*, run_id: str, start: datetime) -> SyncServices:

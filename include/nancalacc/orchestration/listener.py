@@ -14,6 +14,7 @@ import queue
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 from airflow.listeners import hookimpl
@@ -21,6 +22,8 @@ from airflow.listeners import hookimpl
 log = logging.getLogger(__name__)
 
 QUEUE_LENGTH = 1000
+PRELOADED = ("nancalacc.orchestration.hooks", "nancalacc.orchestration.saga_tasks", "nancalacc.sync.full")
+"""What every task imports; a plugin that imported it itself would slow down the tasks of other DAGs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +48,18 @@ class SagaListener:
         self._writer: threading.Thread | None = None
 
     @hookimpl
+    def on_starting(self, component: Any) -> None:
+        """A long-running process starts: those it forks find loaded what a step needs.
+
+        Loading it takes longer than most steps do. The process of a single task is not such a one.
+        """
+        if type(component).__name__ == "Job":
+            for module in PRELOADED:
+                import_module(module)
+
+    @hookimpl
     def on_dag_run_running(self, dag_run: Any, msg: str) -> None:
-        """A run started: its saga is to exist, pending."""
+        """A run started: its saga is to exist, pending, unless the run may find nothing to do."""
         self._observe("started", dag_run.dag_id, dag_run.run_id, data={"params": dict(dag_run.conf or {})})
 
     @hookimpl
@@ -127,11 +140,13 @@ class SagaListener:
 def _write(observation: Observation) -> None:
     """Write one record; may raise whatever the database or the connection's lookup raises."""
     from nancalacc.orchestration.hooks import open_database
-    from nancalacc.orchestration.registry import definition_of
+    from nancalacc.orchestration.registry import GATED, definition_of
     from nancalacc.saga.definition import transaction_id_of
     from nancalacc.saga.state import EventType
     from nancalacc.store.repository import SagaStore
 
+    if observation.what == "started" and observation.definition in GATED:
+        return
     definition = definition_of(observation.dag_id)
     transaction_id = transaction_id_of(dag_id=observation.dag_id, run_id=observation.run_id)
     with open_database() as database:

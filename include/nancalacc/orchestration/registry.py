@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from nancalacc.errors import ConfigurationError
 from nancalacc.saga.definition import SagaDefinition
 
 if TYPE_CHECKING:
+    from nancalacc.saga.records import SagaRecord
     from nancalacc.sync.services import SyncServices
 
-NAMES = ("full_sync",)
+NAMES = ("full_sync", "incremental_sync")
 """Names of the definitions, without importing them (the plugin is loaded into every process)."""
+GATED = frozenset({"incremental_sync"})
+"""Those whose runs begin with a task that may find nothing to do: a saga exists from its first step on."""
 
 
 def definition_of(dag_id: str) -> SagaDefinition:
     """The definition that a DAG runs; its DAGs are `<definition>` and `<definition>__<connection>`."""
     from nancalacc.sync.full import FULL_SYNC
+    from nancalacc.sync.incremental import INCREMENTAL_SYNC
 
-    for definition in (FULL_SYNC,):
+    for definition in (FULL_SYNC, INCREMENTAL_SYNC):
         if dag_id == definition.name or dag_id.startswith(f"{definition.name}__"):
             return definition
     raise ConfigurationError(f"DAG {dag_id!r} runs no saga of this package")
@@ -30,3 +36,16 @@ def sync_services_of(context: Any) -> SyncServices:
 
     run = context["dag_run"]
     return sync_services(run_id=run.run_id, start=run.start_date or run.run_after)
+
+
+def recovery_services_of(saga: SagaRecord) -> SyncServices:
+    """What the actions of a saga need whose run is over: the same, but they do not wait for anybody.
+
+    Who waits in a recovery keeps the other sagas waiting; it comes again anyway.
+    """
+    from nancalacc.orchestration.hooks import sync_services
+
+    start = saga.start_time or saga.created_at or datetime.now(tz=UTC)
+    services = sync_services(run_id=saga.run_id or "", start=start.replace(tzinfo=UTC))
+    settings = replace(services.settings, lock_wait_seconds=0, busy_wait_seconds=0, confirm_seconds=10)
+    return replace(services, settings=settings)

@@ -4,6 +4,8 @@ Knows nothing of what a saga does: a second saga is a second definition.
 
     step → … → step
     every step → settle_saga (branch) → compensation.* in reverse → saga_outcome
+
+A gate is a task before the first step that may skip the run: then there is no saga at all.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from nancalacc.errors import BusyError, FatalError, NancalaccError, TransientError
 from nancalacc.orchestration.callbacks import step_failed
 from nancalacc.saga.coordinator import Coordinator, RunView, Verdict
-from nancalacc.saga.definition import SagaDefinition, Step
+from nancalacc.saga.definition import SagaDefinition, Step, transaction_id_of
 from nancalacc.saga.report import explain
 from nancalacc.saga.state import SagaStatus
 
@@ -34,32 +36,27 @@ ServicesOf = Callable[[Any], Any]
 """Builds what the actions need from a task's context."""
 
 
-def saga_tasks(definition: SagaDefinition, *, services: ServicesOf, retry_delay: timedelta) -> None:
+def saga_tasks(
+    definition: SagaDefinition, *, services: ServicesOf, retry_delay: timedelta, gate: Any = None
+) -> None:
     """Add the tasks of the saga to the DAG in whose `with` block this is called.
 
     `services` is called once in each task process. `retry_delay` is the first pause before a
-    retry; each further one is twice as long.
+    retry; each further one is twice as long. `gate`: the task that decides whether there is
+    anything to do.
     """
-    retrying: dict[str, Any] = {
-        "retry_delay": retry_delay,
-        "retry_exponential_backoff": 2,
-        "max_retry_delay": MAX_RETRY_DELAY,
-        "retry_policy": ExceptionRetryPolicy(
-            rules=[
-                _never_again(FatalError, reason="Trying again cannot help"),
-                _never_again(BusyError, reason="The step has waited long enough"),
-            ]
-        ),
-        "do_xcom_push": False,
-    }
+    retrying = retry_arguments(retry_delay)
     steps = {
         step.name: _step_task(definition, step, services=services, retrying=retrying) for step in definition
     }
     for step in definition:
         for predecessor in step.depends_on:
             steps[predecessor] >> steps[step.name]
-    settle = _settle_task(definition, retrying=retrying)
-    outcome = _outcome_task(definition, services=services, retrying=retrying)
+    gate_id = None if gate is None else gate.task_id
+    if gate is not None:
+        gate >> [steps[step.name] for step in definition if not step.depends_on]
+    settle = _settle_task(definition, retrying=retrying, gate_id=gate_id)
+    outcome = _outcome_task(definition, services=services, retrying=retrying, gate_id=gate_id)
     list(steps.values()) >> settle
     # Directly downstream of every step, too: "clear only failed tasks" must make it wait for them.
     [*steps.values(), settle] >> outcome
@@ -72,6 +69,22 @@ def saga_tasks(definition: SagaDefinition, *, services: ServicesOf, retry_delay:
                 previous >> undo
             previous = undo
     previous >> outcome
+
+
+def retry_arguments(retry_delay: timedelta) -> dict[str, Any]:
+    """What every task of ours has: growing pauses before retries, and none for errors that stay."""
+    return {
+        "retry_delay": retry_delay,
+        "retry_exponential_backoff": 2,
+        "max_retry_delay": MAX_RETRY_DELAY,
+        "retry_policy": ExceptionRetryPolicy(
+            rules=[
+                _never_again(FatalError, reason="Trying again cannot help"),
+                _never_again(BusyError, reason="The step has waited long enough"),
+            ]
+        ),
+        "do_xcom_push": False,
+    }
 
 
 def _never_again(error: type[Exception], *, reason: str) -> RetryRule:
@@ -103,14 +116,14 @@ def _step_task(
                 transaction_id,
                 step.name,
                 services=services(context),
-                params=_params(context),
+                params=run_params(context),
                 run=view,
             )
 
     return run_step()
 
 
-def _settle_task(definition: SagaDefinition, *, retrying: Mapping[str, Any]) -> Any:
+def _settle_task(definition: SagaDefinition, *, retrying: Mapping[str, Any], gate_id: str | None) -> Any:
     @task.branch(
         task_id=SETTLE,
         trigger_rule=TriggerRule.ALL_DONE,
@@ -122,6 +135,8 @@ def _settle_task(definition: SagaDefinition, *, retrying: Mapping[str, Any]) -> 
         from nancalacc.orchestration.hooks import open_coordinator
 
         with open_coordinator() as coordinator:
+            if gate_id is not None and not _exists(coordinator, context):
+                return [] if _is_skipped(gate_id, context) else [OUTCOME]
             transaction_id = _start(coordinator, definition, context)
             settlement = coordinator.settle(definition, transaction_id, run=_run_view(definition, context))
         if settlement.verdict is Verdict.COMPLETED:
@@ -153,7 +168,9 @@ def _compensation_task(
     return compensate_step()
 
 
-def _outcome_task(definition: SagaDefinition, *, services: ServicesOf, retrying: Mapping[str, Any]) -> Any:
+def _outcome_task(
+    definition: SagaDefinition, *, services: ServicesOf, retrying: Mapping[str, Any], gate_id: str | None
+) -> Any:
     limits = [step.time_limit for step in definition]
 
     @task(
@@ -167,6 +184,13 @@ def _outcome_task(definition: SagaDefinition, *, services: ServicesOf, retrying:
         from nancalacc.orchestration.hooks import open_coordinator
 
         with open_coordinator() as coordinator:
+            if gate_id is not None and not _exists(coordinator, context):
+                if _is_skipped(gate_id, context):
+                    return
+                raise AirflowFailException(
+                    f"No saga was begun: the log of {gate_id}, or of {definition.steps[0].name}, says why."
+                    f" To try again, clear {gate_id} together with its downstream tasks."
+                )
             transaction_id = _start(coordinator, definition, context)
             failure, steps = coordinator.get(transaction_id)
             # Nothing went wrong that anybody should hear of, or a person cleared this task to finish it.
@@ -194,23 +218,39 @@ def _was_cleared(task_instance: Any) -> bool:
     return bool(task_instance.max_tries > task_instance.task.retries)
 
 
+def _exists(coordinator: Coordinator, context: Mapping[str, Any]) -> bool:
+    run = context["dag_run"]
+    return coordinator.exists(transaction_id_of(dag_id=run.dag_id, run_id=run.run_id))
+
+
+def _is_skipped(task_id: str, context: Mapping[str, Any]) -> bool:
+    return _states(context).get(task_id) == "skipped"
+
+
+def _states(context: Mapping[str, Any]) -> dict[str, Any]:
+    """The states of the tasks of this run."""
+    task_instance = context["ti"]
+    states: dict[str, Any] = task_instance.get_task_states(
+        dag_id=task_instance.dag_id, run_ids=[task_instance.run_id]
+    ).get(task_instance.run_id, {})
+    return states
+
+
 def _start(coordinator: Coordinator, definition: SagaDefinition, context: Mapping[str, Any]) -> str:
     run = context["dag_run"]
-    return coordinator.start(definition, dag_id=run.dag_id, run_id=run.run_id, params=_params(context))
+    return coordinator.start(definition, dag_id=run.dag_id, run_id=run.run_id, params=run_params(context))
 
 
-def _params(context: Mapping[str, Any]) -> dict[str, Any]:
+def run_params(context: Mapping[str, Any]) -> dict[str, Any]:
     """The run's parameters, including keys that the DAG does not know (the saga refuses them)."""
     return dict(context["params"]) | dict(context["dag_run"].conf or {})
 
 
 def _run_view(definition: SagaDefinition, context: Mapping[str, Any]) -> RunView:
     """What Airflow says about the other tasks of this run."""
-    task_instance = context["ti"]
-    states = task_instance.get_task_states(dag_id=task_instance.dag_id, run_ids=[task_instance.run_id]).get(
-        task_instance.run_id, {}
-    )
+    states = _states(context)
     return RunView(
         closed=states.get(SETTLE) in FINISHED and states.get(OUTCOME) in FINISHED,
+        started=context["dag_run"].start_date,
         green=frozenset(step.name for step in definition if states.get(step.name) == "success"),
     )
