@@ -1,9 +1,13 @@
 """One company on a running Airflow: its DingTalk, its WPS, its tables."""
 
+import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import psutil
 import psycopg
 from psycopg.rows import dict_row
 
@@ -31,6 +35,7 @@ OWN_TABLES = (
     " tb_las_department, tb_las_user, tb_las_department_user, task"
 )
 SNAPSHOT_TABLES = ("tb_las_department", "tb_las_user", "tb_las_department_user")
+WORKER_SECONDS = 30.0
 
 
 def small_organisation() -> Organisation:
@@ -68,6 +73,35 @@ class Company:
     def execute(self, query: str, *values: Any) -> None:
         with psycopg.connect(self.database_url) as connection:
             connection.execute(query, values or None)
+
+    @contextmanager
+    def broken(self, *tables: str) -> Iterator[None]:
+        """Every insert into these tables fails for good."""
+        with self._on_insert(tables, "RAISE EXCEPTION 'broken on purpose'"):
+            yield
+
+    @contextmanager
+    def slow(self, table: str, *, seconds: float) -> Iterator[None]:
+        """An insert into this table takes so long; the end of the block waits for one under way."""
+        with self._on_insert((table,), f"PERFORM pg_sleep({seconds})"):
+            yield
+
+    @contextmanager
+    def _on_insert(self, tables: tuple[str, ...], statement: str) -> Iterator[None]:
+        self.execute(
+            "CREATE OR REPLACE FUNCTION on_insert() RETURNS trigger LANGUAGE plpgsql AS"
+            f" $$ BEGIN {statement}; RETURN NULL; END $$"
+        )
+        for table in tables:
+            self.execute(
+                f"CREATE TRIGGER on_insert BEFORE INSERT ON {table}"
+                " FOR EACH STATEMENT EXECUTE FUNCTION on_insert()"
+            )
+        try:
+            yield
+        finally:
+            for table in tables:
+                self.execute(f"DROP TRIGGER on_insert ON {table}")
 
     def trigger(self, **conf: Any) -> str:
         return self.stack.api.trigger(DAG, conf=conf, run_id=f"run-{uuid.uuid4().hex[:8]}")
@@ -124,12 +158,22 @@ class Company:
         )
 
     def lock_holder(self) -> str | None:
-        found = self.rows("SELECT holder FROM company_locks")
+        found = self.rows("SELECT holder FROM company_locks WHERE holder IS NOT NULL")
         return found[0]["holder"] if found else None
 
-    def compare(self) -> Comparison:
+    def worker(self, run_id: str, step: str) -> psutil.Process:
+        """The process that runs a step now, as the saga's own record names it."""
+        deadline = time.monotonic() + WORKER_SECONDS
+        while time.monotonic() < deadline:
+            row = self.steps(run_id).get(step)
+            if row is not None and row["status"] == "in_progress":
+                return psutil.Process(int(row["worker"].split(":")[1]))
+            time.sleep(0.1)
+        raise AssertionError(f"{step} did not start")
+
+    def compare(self, **options: Any) -> Comparison:
         assert self.sandbox.consumer.wait_idle(30)
-        return self.sandbox.compare()
+        return self.sandbox.compare(**options)
 
     def relax_thresholds(self) -> None:
         rules = self.sandbox.consumer.rules

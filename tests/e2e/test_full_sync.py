@@ -1,7 +1,5 @@
 """`full_sync` on a real scheduler: what goes well, and every way in which it does not."""
 
-from datetime import timedelta
-
 import pytest
 
 from e2e.company import COMPENSATIONS, STEPS, Company
@@ -9,21 +7,6 @@ from e2e.company import COMPENSATIONS, STEPS, Company
 pytestmark = [pytest.mark.slow, pytest.mark.airflow, pytest.mark.timeout(300)]
 
 SAVES = STEPS[2:6]
-
-
-def break_table(company: Company, table: str) -> None:
-    """Make every insert into a table fail for good."""
-    company.execute(
-        f"""
-        CREATE OR REPLACE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN RAISE EXCEPTION 'broken on purpose'; END $$;
-        CREATE TRIGGER broken BEFORE INSERT ON {table} FOR EACH STATEMENT EXECUTE FUNCTION broken()
-        """
-    )
-
-
-def mend_table(company: Company, table: str) -> None:
-    company.execute(f"DROP TRIGGER IF EXISTS broken ON {table}")
 
 
 def test_a_full_sync_makes_wps_equal_to_dingtalk(company: Company):
@@ -77,11 +60,8 @@ def test_a_second_sync_after_changes_follows_them(company: Company):
 def test_a_save_that_fails_for_good_is_undone_and_its_clear_repairs_it(
     company: Company, step: str, table: str
 ):
-    break_table(company, table)
-    try:
+    with company.broken(table):
         run_id = company.run()
-    finally:
-        mend_table(company, table)
 
     assert company.state(run_id) == "failed"
     saga = company.saga(run_id)
@@ -106,51 +86,6 @@ def test_a_save_that_fails_for_good_is_undone_and_its_clear_repairs_it(
     assert company.saga(run_id)["epoch"] == 2
     assert company.saga(run_id)["task_id"] == saga["task_id"]
     assert company.compare().equal
-
-
-def test_four_failed_saves_cleared_as_only_failed_replay_one_fetch(company: Company):
-    tables = ("tb_company_cfg", "tb_las_department", "tb_las_user", "tb_las_department_user")
-    for table in tables:
-        break_table(company, table)
-    try:
-        run_id = company.run()
-    finally:
-        for table in tables:
-            mend_table(company, table)
-    assert {company.tasks(run_id)[save] for save in SAVES} == {"failed"}
-    assert company.saga(run_id)["status"] == "compensated"
-
-    company.clear(run_id, only_failed=True)
-    company.wait(run_id)
-    assert company.state(run_id) == "success"
-    assert company.compare().equal
-    events = company.events(run_id)
-    second = events[max(i for i, event in enumerate(events) if event == ("saga_started", "")) :]
-    assert second.count(("step_started", "fetch_dingtalk_data")) == 1
-    assert second.count(("step_started", "validate_task")) == 1
-
-
-@pytest.mark.parametrize(
-    "conf",
-    [
-        {"allow_mass_delte": True},
-        {"task_name": "20260230000000"},
-        {"wps_conn_id": "no_such_connection"},
-    ],
-    ids=["unknown key", "impossible date", "missing connection"],
-)
-def test_a_wrong_configuration_is_refused_before_anything_is_called_or_written(company: Company, conf: dict):
-    company.sandbox.calls.clear()
-    run_id = company.run(**conf)
-
-    assert company.state(run_id) == "failed"
-    assert company.saga(run_id)["status"] in {"cancelled", "compensated"}
-    [word] = [str(value) if key != "allow_mass_delte" else key for key, value in conf.items()]
-    assert word in company.log(run_id, "saga_outcome")
-    assert company.rows("SELECT 1 FROM task") == []
-    assert company.sandbox.calls.counts() == {}
-    attempts = company.stack.api.task_instances("full_sync", run_id)["validate_task"]["try_number"]
-    assert attempts == 1
 
 
 @pytest.mark.parametrize("code", ["400", "403"])
@@ -188,11 +123,8 @@ def test_a_busy_wps_is_asked_again_later(company: Company):
 
 
 def test_the_last_step_failing_for_good_undoes_nothing_and_completes_later(company: Company):
-    break_table(company, "known_users")
-    try:
+    with company.broken("known_users"):
         run_id = company.run()
-    finally:
-        mend_table(company, "known_users")
 
     assert company.state(run_id) == "failed"
     saga = company.saga(run_id)
@@ -230,33 +162,6 @@ def test_a_passing_trouble_at_dingtalk_does_not_show_in_the_result(
     assert comparison.equal, comparison.differences
 
 
-@pytest.mark.parametrize(
-    "kind, details, word",
-    [
-        ("sub_code", {"path": "user/list", "code": "60011"}, "60011"),
-        ("repeat_cursor", {"path": "user/list"}, "cursor"),
-        ("empty", {"path": "department/listsub"}, ""),
-    ],
-    ids=["no permission", "cursor does not move", "empty root"],
-)
-def test_an_incomplete_source_deletes_nobody(company: Company, kind: str, details: dict, word: str):
-    assert company.state(company.run()) == "success"
-    before = company.compare()
-    assert before.equal
-    company.relax_thresholds()
-    organisation = company.sandbox.organisation
-    for number in range(120):
-        user = organisation.user("u2")
-        organisation.add_user(type(user)(userid=f"x{number}", name="新人", placements=user.placements))
-    company.sandbox.faults.add(kind, times=None, **details)
-    run_id = company.run()
-
-    assert company.state(run_id) == "failed"
-    assert company.saga(run_id)["status"] == "compensated"
-    assert word in company.log(run_id, "saga_outcome")
-    assert {"u1", "u2", "u3", "u4", "u5", "u6"} <= set(company.sandbox.directory.users)
-
-
 def test_a_mass_deletion_needs_the_switch(company: Company):
     organisation = company.sandbox.organisation
     template = organisation.user("u2")
@@ -291,92 +196,23 @@ def test_a_dry_run_publishes_nothing(company: Company):
     assert company.sandbox.consumer.jobs == []
 
 
-def test_a_second_run_of_the_company_is_refused_and_names_the_first(company: Company):
-    company.sandbox.faults.add("delay", path="user/list", seconds=6, times=1)
+def test_another_company_runs_beside_a_running_one_and_a_second_run_of_the_same_is_refused(
+    company: Company,
+):
+    # Only the first company reads the root department.
+    company.sandbox.faults.add("errcode", path="user/list", body={"dept_id": 1}, code="-1", times=None)
     first = company.trigger()
-    company.stack.api.wait_task("full_sync", first, "fetch_dingtalk_data", states={"running"})
-    second = company.run()
+    company.worker(first, "fetch_dingtalk_data")
+    second = company.trigger()
+    other = company.trigger(dingtalk_conn_id="dingtalk_second", wps_conn_id="wps_second")
 
-    assert company.state(second) == "failed"
+    assert company.wait(second) == "failed"
     assert company.saga(second)["status"] == "cancelled"
     assert first in company.log(second, "saga_outcome")
-    company.wait(first)
-    assert company.state(first) == "success"
-
-
-def test_a_step_cleared_without_downstream_refuses_and_names_the_clear(company: Company):
-    run_id = company.run()
-    before = company.saga(run_id)
-    company.clear(run_id, "save_users", downstream=False)
-    company.wait(run_id)
-
-    assert company.saga(run_id) == before
-    assert "Clear save_users again together with its downstream tasks" in company.log(run_id, "save_users")
-
-
-def test_a_completed_run_cleared_from_a_step_syncs_anew(company: Company):
-    run_id = company.run()
-    first = company.saga(run_id)["task_id"]
-    company.sandbox.organisation.modify_user("u1", name="改名")
-    company.clear(run_id, "save_departments")
-    company.wait(run_id)
-
-    assert company.state(run_id) == "success"
-    saga = company.saga(run_id)
-    assert (saga["status"], saga["epoch"]) == ("completed", 2)
-    assert saga["task_id"] != first
+    assert company.wait(other) == "success"
+    comparison = company.compare(root_dept_id=100, third_company_id="second")
+    assert comparison.equal, comparison.differences
+    assert company.state(first) == "running"
+    company.sandbox.faults.clear()
+    assert company.wait(first) == "success"
     assert company.compare().equal
-
-
-def test_a_step_marked_successful_by_hand_is_run_by_its_successor(company: Company):
-    break_table(company, "tb_las_user")
-    try:
-        run_id = company.run()
-    finally:
-        mend_table(company, "tb_las_user")
-    company.stack.api.set_task_state("full_sync", run_id, "save_users", state="success")
-    company.clear(run_id, "notify_wps")
-    company.wait(run_id)
-
-    assert company.state(run_id) == "success"
-    assert company.compare().equal
-    assert company.steps(run_id)["save_users"]["status"] == "completed"
-
-
-def test_a_killed_save_is_retried_and_completes(company: Company):
-    company.execute(
-        """
-        CREATE OR REPLACE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN PERFORM pg_sleep(6); RETURN NULL; END $$;
-        CREATE TRIGGER slow BEFORE INSERT ON tb_las_user FOR EACH STATEMENT EXECUTE FUNCTION slow()
-        """
-    )
-    try:
-        run_id = company.trigger()
-        company.stack.api.wait_task("full_sync", run_id, "save_users", states={"running"})
-        worker = _worker_of(company, run_id, "save_users")
-        worker.kill()
-        company.execute("DROP TRIGGER slow ON tb_las_user")
-        company.wait(run_id)
-    finally:
-        company.execute("DROP TRIGGER IF EXISTS slow ON tb_las_user")
-
-    assert company.state(run_id) == "success"
-    assert company.steps(run_id)["save_users"]["retry_count"] >= 1
-    assert ("step_retried", "save_users") in company.events(run_id)
-    assert company.compare().equal
-
-
-def _worker_of(company: Company, run_id: str, step: str):
-    """The process that runs a step now, as the saga's own record names it."""
-    import time
-
-    import psutil
-
-    deadline = time.monotonic() + timedelta(seconds=30).total_seconds()
-    while time.monotonic() < deadline:
-        row = company.steps(run_id)[step]
-        if row["status"] == "in_progress":
-            return psutil.Process(int(row["worker"].split(":")[1]))
-        time.sleep(0.1)
-    raise AssertionError(f"{step} did not start")

@@ -169,12 +169,12 @@ REPLACE = {
     "users": text("""
         INSERT INTO known_users AS k (
             third_company_id, uid, uid_key, account, account_key, nick_name, def_did, def_did_order, avatar,
-            email, title, work_place, leader, employer, employment_status, phone, telephone, task_id
+            email, title, work_place, leader, manager, employer, employment_status, phone, telephone, task_id
         )
         SELECT u.third_company_id, u.uid, coalesce(s.uid_key, lower(u.uid)), u.account,
             coalesce(s.account_key, lower(u.account)), u.nick_name, u.def_did, u.def_did_order, u.avatar,
-            u.email, u.title, u.work_place, u.leader, u.employer, u.employment_status, u.phone, u.telephone,
-            u.task_id
+            u.email, u.title, u.work_place, u.leader, s.manager, u.employer, u.employment_status, u.phone,
+            u.telephone, u.task_id
         FROM tb_las_user u
         LEFT JOIN staged_users s
             ON (s.transaction_id, s.epoch, s.attempt) = (:transaction_id, :epoch, :attempt)
@@ -185,16 +185,18 @@ REPLACE = {
             nick_name = excluded.nick_name, def_did = excluded.def_did,
             def_did_order = excluded.def_did_order, avatar = excluded.avatar, email = excluded.email,
             title = excluded.title, work_place = excluded.work_place, leader = excluded.leader,
-            employer = excluded.employer, employment_status = excluded.employment_status,
+            manager = coalesce(excluded.manager, k.manager), employer = excluded.employer,
+            employment_status = excluded.employment_status,
             phone = excluded.phone, telephone = excluded.telephone, task_id = excluded.task_id,
             updated_at = excluded.updated_at
         WHERE (
             k.uid_key, k.account, k.account_key, k.nick_name, k.def_did, k.def_did_order, k.avatar, k.email,
-            k.title, k.work_place, k.leader, k.employer, k.employment_status, k.phone, k.telephone
+            k.title, k.work_place, k.leader, k.manager, k.employer, k.employment_status, k.phone, k.telephone
         ) IS DISTINCT FROM (
             excluded.uid_key, excluded.account, excluded.account_key, excluded.nick_name, excluded.def_did,
             excluded.def_did_order, excluded.avatar, excluded.email, excluded.title, excluded.work_place,
-            excluded.leader, excluded.employer, excluded.employment_status, excluded.phone, excluded.telephone
+            excluded.leader, coalesce(excluded.manager, k.manager), excluded.employer,
+            excluded.employment_status, excluded.phone, excluded.telephone
         )
     """),
     "memberships": text("""

@@ -95,6 +95,7 @@ class PersonRow:
             self.title,
             self.work_place,
             self.leader,
+            self.leader,  # as `manager`: it stays when WPS does not know the leader
             self.employer,
             self.employment_status,
             self.phone,

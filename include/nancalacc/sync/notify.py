@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection
 
-from nancalacc.errors import BusyError, GuardError, NancalaccError, UnknownOutcomeError
+from nancalacc.errors import GuardError
 from nancalacc.saga.context import CompensationContext, StepContext
 from nancalacc.sync import publish
+from nancalacc.sync.asking import ask
 from nancalacc.sync.company import DRY_RUN, FETCH, SAVES, Company
 from nancalacc.sync.publish import Snapshot
 from nancalacc.sync.services import SyncServices
 from nancalacc.sync.staging import Counts
 
-log = logging.getLogger(__name__)
-
-UNKNOWN_TRIES = 3
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 2.0, 60.0
+LONGEST_PAUSE_SECONDS = 60.0
 
 
 def notify_wps(ctx: StepContext) -> Mapping[str, Any]:
@@ -79,40 +76,17 @@ def _guard_newest(ctx: StepContext, snapshot: Snapshot, connection: Connection) 
 async def _publish(ctx: StepContext, company: Company, snapshot: Snapshot, *, collect_cost_ms: int) -> int:
     """Call full/sync until it is accepted; returns the number of calls.
 
-    Repeating it is safe: WPS knows the job by its task id. Raises BusyError and
-    UnknownOutcomeError (try again later: it may be published) and what tells a refusal.
+    Repeating it is safe: WPS knows the job by its task id. A refusal proves that nothing was
+    published only when no earlier call can have been accepted.
     """
     services: SyncServices = ctx.services
-    calls = unknown = 0
-    waited, pause = 0.0, FIRST_PAUSE_SECONDS
     async with services.wps(company.params.wps_conn_id) as client:
-        while True:
-            ctx.check()
-            calls += 1
-            try:
-                await client.full_sync(task_id=snapshot.task_id, collect_cost_ms=collect_cost_ms)
-                return calls
-            except BusyError:
-                if waited >= services.settings.busy_wait_seconds:
-                    raise
-            except UnknownOutcomeError:
-                unknown += 1
-                if unknown >= UNKNOWN_TRIES:
-                    raise
-            except NancalaccError:
-                # Refused, or never sent. It proves that nothing was published only when no
-                # earlier call can have been.
-                if calls == 1:
-                    ctx.refused()
-                raise
-            log.warning(
-                "Saga %s: WPS is busy or did not answer; asking again in %.0f s",
-                ctx.saga.transaction_id,
-                pause,
-            )
-            await asyncio.to_thread(services.sleep, pause)
-            waited += pause
-            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+        return await ask(
+            ctx,
+            lambda: client.full_sync(task_id=snapshot.task_id, collect_cost_ms=collect_cost_ms),
+            longest_pause=LONGEST_PAUSE_SECONDS,
+            on_refusal=ctx.refused,
+        )
 
 
 def unpublish(ctx: CompensationContext) -> None:

@@ -1,0 +1,57 @@
+"""Asking WPS to begin until it has accepted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from nancalacc.errors import BusyError, NancalaccError, UnknownOutcomeError
+from nancalacc.saga.context import StepContext
+from nancalacc.sync.services import SyncServices
+
+log = logging.getLogger(__name__)
+
+UNKNOWN_TRIES = 3
+
+
+async def ask(
+    ctx: StepContext,
+    call: Callable[[], Awaitable[None]],
+    *,
+    longest_pause: float,
+    first_pause: float = 2.0,
+    on_refusal: Callable[[], None] = lambda: None,
+) -> int:
+    """Repeat a call, which must be safe to repeat, until it is accepted; returns how often it was made.
+
+    Raises BusyError after `busy_wait_seconds` and UnknownOutcomeError after three such answers (try
+    again later: it may have begun), and what tells a refusal. `on_refusal` is called when the very
+    first call was refused or never sent: then WPS has begun nothing.
+    """
+    services: SyncServices = ctx.services
+    calls = unknown = 0
+    waited, pause = 0.0, first_pause
+    while True:
+        ctx.check()
+        calls += 1
+        try:
+            await call()
+            return calls
+        except BusyError:
+            if waited >= services.settings.busy_wait_seconds:
+                raise
+        except UnknownOutcomeError:
+            unknown += 1
+            if unknown >= UNKNOWN_TRIES:
+                raise
+        except NancalaccError:
+            if calls == 1:
+                on_refusal()
+            raise
+        log.warning(
+            "Saga %s: WPS is busy or did not answer; asking again in %.1f s", ctx.saga.transaction_id, pause
+        )
+        await asyncio.to_thread(services.sleep, pause)
+        waited += pause
+        pause = min(pause * 2, longest_pause)

@@ -1,0 +1,266 @@
+"""The step that reads what events name: the present state into staging, and what became of each object."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select, text
+
+from nancalacc.config import AccountSource
+from nancalacc.saga.context import CompensationContext, StepContext
+from nancalacc.saga.state import EventType
+from nancalacc.store.tables import staged_changes, staged_increments, staged_users
+from nancalacc.sync import claims, neighbours, resolve, staging
+from nancalacc.sync.batch import Batch
+from nancalacc.sync.changes import DEPARTMENTS, USERS, ChangeReading, Key, Place
+from nancalacc.sync.findings import Findings
+from nancalacc.sync.mapping import Mapper, unusable
+from nancalacc.sync.services import SyncServices
+from nancalacc.sync.staging import Fetch
+
+log = logging.getLogger(__name__)
+
+MANAGERS_WERE_READ = text("""
+    SELECT EXISTS (
+        SELECT FROM staged_users
+        WHERE (transaction_id, epoch, attempt) = (:transaction_id, :epoch, :attempt) AND manager IS NOT NULL
+    ) OR EXISTS (
+        SELECT FROM known_users
+        WHERE third_company_id = :company AND (coalesce(leader, '') <> '' OR coalesce(manager, '') <> '')
+    )
+""")
+UNKNOWN_LEADERS = text("""
+    UPDATE staged_users s SET leader = ''
+    FROM staged_users f
+    LEFT JOIN known_users k ON k.third_company_id = :company AND k.uid = f.uid
+    WHERE (s.transaction_id, s.epoch, s.attempt) = (:transaction_id, :epoch, :attempt)
+        AND (f.transaction_id, f.epoch, f.attempt) = (:transaction_id, :epoch, :attempt)
+        AND f.uid = s.uid
+        AND coalesce(f.leader, CASE WHEN :managers_read THEN '' ELSE k.leader END, '') <> ''
+        AND NOT EXISTS (
+            SELECT FROM staged_users l
+            WHERE (l.transaction_id, l.epoch, l.attempt) = (:transaction_id, :epoch, :attempt)
+                AND l.rejected IS NULL AND l.uid = coalesce(f.leader, k.leader)
+        )
+        AND NOT EXISTS (
+            SELECT FROM known_users l
+            LEFT JOIN staged_changes c
+                ON c.transaction_id = :transaction_id AND c.kind = 'users' AND c.key = l.uid
+            WHERE l.third_company_id = :company AND l.uid = coalesce(f.leader, k.leader)
+                AND c.action IS DISTINCT FROM 'remove'
+        )
+""")
+
+
+class Change(StrEnum):
+    """What a batch does about an object."""
+
+    SAVE = "save"
+    REMOVE = "remove"
+    NOTHING = "nothing"
+    """It is not there, and WPS does not know it."""
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """An object of the batch: what to do about it, and why if it failed."""
+
+    kind: str
+    key: str
+    action: Change
+    event_ids: list[int]
+    reason: str | None = None
+
+
+def fetch_changes(ctx: StepContext) -> Mapping[str, Any]:
+    """Read the present state of everything the batch concerns into staging.
+
+    What cannot be read because of the object itself is recorded with the reason; anything else
+    fails the step, and with it the batch.
+    """
+    batch = Batch.of(ctx)
+    if batch is None:
+        return {DEPARTMENTS: 0, USERS: 0}
+    ctx.remember({"staged": True})
+    with ctx.transaction() as connection:
+        remove_staged(connection, transaction_id=ctx.saga.transaction_id)
+        events = claims.claimed(connection, transaction_id=ctx.saga.transaction_id)
+    return asyncio.run(_fetch(ctx, batch, events))
+
+
+async def _fetch(ctx: StepContext, batch: Batch, events: list[claims.ClaimedEvent]) -> dict[str, Any]:
+    services: SyncServices = ctx.services
+    fetch = Fetch(ctx.saga.transaction_id, epoch=ctx.record.epoch, attempt=ctx.record.attempt)
+    third_company_id = batch.wps.third_company_id
+    mapper = Mapper(
+        root_dept_id=batch.dingtalk.root_dept_id,
+        account_source=batch.wps.account_source,
+        phone_salt=batch.wps.phone_salt_secret,
+    )
+    async with services.dingtalk(batch.dingtalk.conn_id) as client:
+        reading = ChangeReading(ctx, client=client, mapper=mapper, third_company_id=third_company_id)
+        await reading.read(events)
+        calls = dict(client.calls)
+    findings = Findings()
+    with ctx.transaction() as connection:
+        found = _stage(connection, reading, mapper=mapper, fetch=fetch, batch=batch, findings=findings)
+        managers_read = _resolve(connection, fetch=fetch, batch=batch, findings=findings)
+        rejected = dict(
+            connection.execute(
+                select(staged_users.c.uid, staged_users.c.rejected).where(
+                    fetch.of(staged_users), staged_users.c.rejected.is_not(None)
+                )
+            ).all()
+        )
+        for uid, reason in rejected.items():
+            fail(connection, transaction_id=fetch.transaction_id, kind=USERS, key=uid, reason=reason)
+    failures = {each.key: each.reason for each in found if each.action is Change.FAILED} | rejected
+    for key, reason in failures.items():
+        ctx.event(EventType.RECORD_REJECTED, {"id": key, "reason": reason})
+    actions = Counter(f"{each.kind}_{each.action.value}" for each in found)
+    log.info("Saga %s: %s events concern %s objects", fetch.transaction_id, len(events), len(found))
+    return {
+        DEPARTMENTS: len(reading.departments),
+        USERS: len(reading.users),
+        "actions": dict(sorted(actions.items())),
+        "fetch": fetch.as_data(),
+        "managers_read": managers_read,
+        "adjusted": findings.as_data(),
+        "evidence": {"calls": calls},
+    }
+
+
+def _stage(
+    connection: Connection,
+    reading: ChangeReading,
+    *,
+    mapper: Mapper,
+    fetch: Fetch,
+    batch: Batch,
+    findings: Findings,
+) -> list[_Found]:
+    rows = staging.Batch()
+    company = batch.wps.third_company_id
+    dids = [mapper.did(dept_id) for dept_id in reading.departments]
+    known_dids = neighbours.known_dids(connection, dids, third_company_id=company)
+    known_uids = neighbours.known_uids(connection, reading.users, third_company_id=company)
+    found: list[_Found] = []
+
+    def add(source: Key, key: str, action: Change, reason: str | None = None) -> None:
+        found.append(_Found(source[0], key, action, sorted(reading.causes[source]), reason))
+
+    for source, reason in reading.failed.items():
+        kind, object_id = source
+        key = mapper.did(int(object_id)) if kind == DEPARTMENTS else object_id
+        add(source, key, Change.FAILED, reason)
+    for dept_id, record in reading.departments.items():
+        source, did = (DEPARTMENTS, str(dept_id)), mapper.did(dept_id)
+        if source in reading.failed:
+            continue
+        place = reading.place(dept_id)
+        if place is Place.UNREADABLE:
+            add(source, did, Change.FAILED, f"A department above department {dept_id} cannot be read")
+        elif record is not None and place is Place.INSIDE:
+            row = mapper.department(record)
+            rows.departments.append(row)
+            add(source, did, Change.SAVE)
+        else:
+            add(source, did, Change.REMOVE if did in known_dids else Change.NOTHING)
+    for uid in reading.users:
+        source = (USERS, uid)
+        if source in reading.failed:
+            continue
+        unfit = unusable(uid) or reading.unreadable_place(uid)
+        if unfit:
+            add(source, uid, Change.FAILED, unfit)
+            continue
+        present = reading.present(uid)
+        if present is None:
+            add(source, uid, Change.REMOVE if uid in known_uids else Change.NOTHING)
+            continue
+        record = dict(present.record)
+        if not batch.dingtalk.user_details:
+            # The full sync does not read it either.
+            record.pop("manager_userid", None)
+        memberships = list(mapper.memberships(record, dept_ids=present.dept_ids))
+        order = next((each.order for each in memberships if each.main), None)
+        person = mapper.person(record, dept_ids=present.dept_ids, order=order)
+        for note in person.notes:
+            findings.add(*note)
+        rows.users.append(person)
+        rows.memberships.extend(memberships)
+        add(source, uid, Change.SAVE)
+    staging.copy(connection, rows, fetch=fetch)
+    if found:
+        connection.execute(
+            insert(staged_changes),
+            [
+                {
+                    "transaction_id": fetch.transaction_id,
+                    "kind": each.kind,
+                    "key": each.key,
+                    "action": each.action.value,
+                    "event_ids": each.event_ids,
+                    "reason": each.reason,
+                }
+                for each in found
+            ],
+        )
+    return found
+
+
+def _resolve(connection: Connection, *, fetch: Fetch, batch: Batch, findings: Findings) -> bool:
+    """Apply the full sync's rules to what was read; returns whether managers can be read at all."""
+    key = fetch.key() | {"company": batch.wps.third_company_id}
+    resolve.reject_same_userids(connection, key)
+    resolve.distinct_names(connection, key, findings=findings)
+    if batch.wps.account_source is not AccountSource.USERID:
+        resolve.distinct_accounts(connection, key, findings=findings)
+    managers_read = bool(connection.execute(MANAGERS_WERE_READ, key).scalar_one())
+    connection.execute(UNKNOWN_LEADERS, key | {"managers_read": managers_read})
+    return managers_read
+
+
+def fail(connection: Connection, *, transaction_id: str, kind: str, key: str, reason: str) -> None:
+    """Record that an object of the batch cannot be brought to WPS, and why."""
+    connection.execute(
+        staged_changes.update()
+        .where(
+            staged_changes.c.transaction_id == transaction_id,
+            staged_changes.c.kind == kind,
+            staged_changes.c.key == key,
+        )
+        .values(action=Change.FAILED.value, reason=reason)
+    )
+
+
+def failures(connection: Connection, *, transaction_id: str) -> dict[int, str]:
+    """Why events have failed, by their ids: a reason of one of their objects."""
+    rows = connection.execute(
+        select(staged_changes.c.event_ids, staged_changes.c.reason)
+        .where(
+            staged_changes.c.transaction_id == transaction_id,
+            staged_changes.c.action == Change.FAILED.value,
+        )
+        .order_by(staged_changes.c.kind, staged_changes.c.key)
+    )
+    return {event_id: row.reason or "" for row in rows for event_id in row.event_ids}
+
+
+def delete_staged(ctx: CompensationContext) -> None:
+    """Whatever was staged is deleted."""
+    remove_staged(ctx.connection, transaction_id=ctx.saga.transaction_id)
+
+
+def remove_staged(connection: Connection, *, transaction_id: str) -> None:
+    """Delete everything staged by this saga."""
+    staging.delete_all(connection, transaction_id=transaction_id)
+    for table in (staged_changes, staged_increments):
+        connection.execute(delete(table).where(table.c.transaction_id == transaction_id))
