@@ -1,0 +1,106 @@
+"""`python -m nancalacc events`: what is in the inbox, and what a person may do about it.
+
+Shows types, ids, times and reasons: there is no personal data in the inbox.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select
+
+from nancalacc.errors import ConfigurationError, IllegalTransitionError
+from nancalacc.store.tables import EventStatus, dingtalk_events
+from nancalacc.sync import dead_events
+
+LIST_COLUMNS = ("id", "event_type", "status", "attempts", "received_at", "next_attempt_at", "error")
+BY_COMMAND = "by `python -m nancalacc events`"
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """Which events to show; empty means any."""
+
+    status: str = ""
+    event_type: str = ""
+    wps_conn_id: str = ""
+    object_id: str = ""
+    limit: int = 50
+
+    def __post_init__(self) -> None:
+        """Refuse a status that does not exist."""
+        allowed = [status.value for status in EventStatus]
+        if self.status and self.status not in allowed:
+            raise ConfigurationError(f"There is no status {self.status!r}; there are {', '.join(allowed)}")
+
+
+def list_events(connection: Connection, wanted: EventFilter) -> tuple[list[Row[Any]], int]:
+    """The newest events that fit, and how many fit altogether."""
+    table = dingtalk_events
+    conditions = [
+        column == value
+        for column, value in (
+            (table.c.status, wanted.status),
+            (table.c.event_type, wanted.event_type),
+            (table.c.wps_conn_id, wanted.wps_conn_id),
+        )
+        if value
+    ]
+    if wanted.object_id:
+        conditions.append(table.c.object_ids.contains([wanted.object_id]))
+    rows = connection.execute(
+        select(*(table.c[name] for name in LIST_COLUMNS))
+        .where(*conditions)
+        .order_by(table.c.id.desc())
+        .limit(wanted.limit)
+    ).all()
+    total = connection.execute(select(func.count()).select_from(table).where(*conditions)).scalar_one()
+    return list(rows), total
+
+
+def show_event(connection: Connection, event_id: int) -> Mapping[str, Any]:
+    """Everything about one event; raises IllegalTransitionError when there is none."""
+    row = connection.execute(select(dingtalk_events).where(dingtalk_events.c.id == event_id)).first()
+    if row is None:
+        raise _unknown(event_id)
+    return dict(row._mapping)
+
+
+def chosen(connection: Connection, event_ids: Sequence[int], *, all_dead: bool) -> list[int]:
+    """The events a command is about: those that are named, or all dead ones."""
+    if bool(event_ids) == all_dead:
+        raise ConfigurationError("Name the ids of events, or use --all for every dead one")
+    if not all_dead:
+        return list(event_ids)
+    return list(
+        connection.execute(
+            select(dingtalk_events.c.id)
+            .where(
+                dingtalk_events.c.status == EventStatus.DEAD.value,
+                ~func.coalesce(dingtalk_events.c.error, "").startswith(dead_events.UNREADABLE),
+            )
+            .order_by(dingtalk_events.c.id)
+        ).scalars()
+    )
+
+
+def retry_event(connection: Connection, event_id: int) -> bool:
+    """Have a dead event tried again; returns whether that changed anything."""
+    try:
+        return dead_events.retry(connection, event_id, note=f"Queued again {BY_COMMAND}")[1]
+    except LookupError:
+        raise _unknown(event_id) from None
+
+
+def drop_event(connection: Connection, event_id: int) -> bool:
+    """Give a dead event up; returns whether that changed anything."""
+    try:
+        return dead_events.drop(connection, event_id, note=f"Dropped {BY_COMMAND}")[1]
+    except LookupError:
+        raise _unknown(event_id) from None
+
+
+def _unknown(event_id: int) -> IllegalTransitionError:
+    return IllegalTransitionError(f"There is no event {event_id}: `python -m nancalacc events list`")

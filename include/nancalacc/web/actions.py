@@ -1,0 +1,244 @@
+"""What can be done: every action with the matching permission, a reason, and a record of who asked.
+
+An action happens once for a `request_id`, and one at a time for a saga. What touches runs and
+tasks goes through Airflow's own API as the person who asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+from fastapi import HTTPException, Request
+from sqlalchemy import Connection, select, text
+
+from nancalacc.orchestration.registry import recovery_services_of
+from nancalacc.saga.definition import SagaDefinition
+from nancalacc.saga.records import SagaRecord, StepRecord
+from nancalacc.saga.state import EventType, StepStatus
+from nancalacc.store.tables import saga_events
+from nancalacc.web import airflow_links, schemas
+from nancalacc.web.access import Access, BaseUser, DagAccessEntity
+from nancalacc.web.airflow_calls import FINISHED, AirflowCalls, AirflowRefusedError
+from nancalacc.web.desk import Desk
+from nancalacc.web.possible import possible, retried_step
+from nancalacc.web.routes import Reader
+from nancalacc.web.schemas import Action, ActionRequest, ActionResult
+
+ONE_AT_A_TIME = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:key, 0))")
+PERMISSION: dict[Action, tuple[Any, DagAccessEntity]] = {
+    Action.RETRY: ("PUT", DagAccessEntity.TASK_INSTANCE),
+    Action.SKIP: ("PUT", DagAccessEntity.TASK_INSTANCE),
+    Action.CANCEL: ("PUT", DagAccessEntity.RUN),
+    Action.RECOVER: ("POST", DagAccessEntity.RUN),
+}
+AT_ONCE = 3
+"""Each action holds one database connection and uses another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An action somebody asks for, with all that decides whether it may happen."""
+
+    action: Action
+    definition: SagaDefinition
+    saga: SagaRecord
+    steps: tuple[StepRecord, ...]
+    user: str
+    body: ActionRequest
+    calls: AirflowCalls
+
+    @property
+    def note(self) -> str:
+        """What is written down where Airflow or the tables keep a note."""
+        return f"{self.user}: {self.body.reason}"
+
+    @property
+    def run(self) -> tuple[str, str]:
+        """DAG id and run id."""
+        return str(self.saga.dag_id), str(self.saga.run_id)
+
+
+Perform = Callable[[Asked], Awaitable[str]]
+"""Does the action and returns a sentence about it; raises HTTPException 409 when it may not happen."""
+
+
+class Actions:
+    """Carries actions out, one at a time for each saga."""
+
+    def __init__(self, desk: Desk, access: Access) -> None:
+        self._desk = desk
+        self._access = access
+        self._reader = Reader(desk, access)
+        self._slots = asyncio.Semaphore(AT_ONCE)
+
+    async def to_saga(
+        self,
+        request: Request,
+        user: BaseUser,
+        *,
+        transaction_id: str,
+        action: Action,
+        body: ActionRequest,
+        perform: Perform,
+    ) -> ActionResult:
+        """Check permission and state, do it, and record it with the saga's events."""
+        definition, saga, _ = await self._reader.saga(request, user, transaction_id)
+        method, entity = PERMISSION[action]
+        dag_id = airflow_links.RECOVERY if action is Action.RECOVER else str(saga.dag_id)
+        await self.require(request, user, method=method, entity=entity, dag_id=dag_id)
+        async with self._slots, self._alone(transaction_id) as connection:
+            before = await self._desk.in_thread(lambda: _earlier(connection, transaction_id, body.request_id))
+            if before is not None:
+                return ActionResult(transaction_id=transaction_id, message=before, changed=False)
+            found = await self._desk.in_thread(lambda: self._desk.store.get(transaction_id))
+            if found is None:
+                raise HTTPException(404, f"There is no saga {transaction_id}")
+            calls = AirflowCalls(request)
+            asked = Asked(action, definition, *found, user=user.get_name(), body=body, calls=calls)
+            _require_possible(asked, stale_seconds=self._desk.settings().stale_seconds)
+            message = await perform(asked)
+            await self._desk.in_thread(lambda: self._record(asked, message))
+        return ActionResult(transaction_id=transaction_id, message=message)
+
+    async def require(
+        self, request: Request, user: BaseUser, *, method: Any, entity: DagAccessEntity, dag_id: str
+    ) -> None:
+        """Raise HTTPException 403 unless Airflow would let the person do this to the DAG."""
+        may = await self._desk.in_thread(
+            lambda: self._access.may(request, user, method=method, entity=entity, dag_id=dag_id)
+        )
+        if not may:
+            raise HTTPException(403, f"You may not do this to {dag_id} in Airflow")
+
+    async def retry(self, asked: Asked) -> str:
+        """Clear the step's task and all that follow it, in Airflow."""
+        wanted = asked.body.step if isinstance(asked.body, schemas.RetryRequest) else None
+        step = wanted or retried_step(asked.saga, asked.steps)
+        if step not in {record.name for record in asked.steps}:
+            raise HTTPException(409, f"The saga has no step {step}")
+        dag_id, run_id = asked.run
+        state = await asked.calls.run_state(dag_id, run_id)
+        if state is None:
+            raise HTTPException(409, f"Run {run_id} is gone from Airflow: start a new sync instead")
+        if state not in FINISHED:
+            raise HTTPException(409, f"Run {run_id} is {state}: wait until it has ended, or cancel the saga")
+        cleared = await asked.calls.clear(dag_id, run_id, task_id=step, note=asked.note)
+        return f"Cleared {step} and what follows it: {len(cleared)} tasks run again"
+
+    async def skip(self, asked: Asked) -> str:
+        """Count the step as done."""
+        assert isinstance(asked.body, schemas.SkipRequest)  # noqa: S101
+        step = asked.body.step
+        record = next((each for each in asked.steps if each.name == step), None)
+        if record is None:
+            raise HTTPException(409, f"The saga has no step {step}")
+        if record.status is StepStatus.COMPLETED:
+            raise HTTPException(409, f"Step {step} is completed already")
+        if record.status is StepStatus.SKIPPED:
+            return f"Step {step} was skipped already"
+        await self._desk.in_thread(
+            lambda: self._desk.coordinator.skip_step(
+                asked.definition, asked.saga.transaction_id, step, reason=asked.note
+            )
+        )
+        return f"Step {step} is skipped"
+
+    async def cancel(self, asked: Asked) -> str:
+        """Undo the saga, then end its run so that the grid says the same."""
+        saga = await self._desk.in_thread(
+            lambda: self._desk.coordinator.cancel(
+                asked.definition,
+                asked.saga.transaction_id,
+                services=recovery_services_of(asked.saga),
+                reason=f"Cancelled by {asked.note}",
+            )
+        )
+        dag_id, run_id = asked.run
+        state = await asked.calls.run_state(dag_id, run_id)
+        if state is not None and state not in FINISHED:
+            await asked.calls.fail_run(dag_id, run_id, note=f"Cancelled by {asked.note}")
+        return f"The saga is {saga.status.value}"
+
+    async def recover(self, asked: Asked) -> str:
+        """Have saga_recovery look at this saga now."""
+        dag_id, run_id = asked.run
+        state = await asked.calls.run_state(dag_id, run_id)
+        if state is not None and state not in FINISHED:
+            raise HTTPException(409, f"Run {run_id} is {state}: it finishes the saga itself")
+        started = await self.start_run(
+            asked.calls,
+            airflow_links.RECOVERY,
+            run_id=f"console__{asked.body.request_id or uuid4()}",
+            conf={"transaction_id": asked.saga.transaction_id},
+            note=asked.note,
+        )
+        return "The recovery has been started" if started else "The recovery was started already"
+
+    async def start_run(
+        self, calls: AirflowCalls, dag_id: str, *, run_id: str, conf: dict[str, Any], note: str
+    ) -> bool:
+        """Start a run; returns False when it exists already, and raises HTTPException 409 without its DAG."""
+        try:
+            return await calls.trigger(dag_id, run_id=run_id, conf=conf, note=note)
+        except AirflowRefusedError as refused:
+            if refused.status == 404:
+                raise HTTPException(409, f"Airflow knows no DAG {dag_id}") from None
+            raise
+
+    @asynccontextmanager
+    async def _alone(self, key: str) -> AsyncIterator[Connection]:
+        """A transaction that holds the right to act on this saga; HTTPException 409 when another has it."""
+        with ExitStack() as stack:
+
+            def enter() -> tuple[Connection, bool]:
+                connection = stack.enter_context(self._desk.database.transaction())
+                # An action may take longer than a session may idle.
+                connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '10min'"))
+                return connection, connection.execute(ONE_AT_A_TIME, {"key": f"action {key}"}).scalar_one()
+
+            connection, alone = await self._desk.in_thread(enter)
+            if not alone:
+                raise HTTPException(409, "Another action on this saga is under way: wait for it")
+            yield connection
+
+    def _record(self, asked: Asked, message: str) -> None:
+        data = {
+            "action": asked.action.value,
+            "user": asked.user,
+            "reason": asked.body.reason,
+            "result": message,
+            "epoch": asked.saga.epoch,
+        }
+        if asked.body.request_id is not None:
+            data["request_id"] = str(asked.body.request_id)
+        step = getattr(asked.body, "step", None)
+        self._desk.store.append(asked.saga.transaction_id, [(EventType.ACTION_REQUESTED, step, data)])
+
+
+def _require_possible(asked: Asked, *, stale_seconds: float) -> None:
+    every = possible(asked.definition, asked.saga, asked.steps, stale_seconds=stale_seconds)
+    found = next(each for each in every if each.action is asked.action)
+    if not found.allowed:
+        raise HTTPException(409, found.reason)
+
+
+def _earlier(connection: Connection, transaction_id: str, request_id: UUID | None) -> str | None:
+    """What the same request led to, when it came before."""
+    if request_id is None:
+        return None
+    statement = (
+        select(saga_events.c.event_data["result"].astext)
+        .where(
+            saga_events.c.transaction_id == transaction_id,
+            saga_events.c.event_type == EventType.ACTION_REQUESTED.value,
+            saga_events.c.event_data["request_id"].astext == str(request_id),
+        )
+        .limit(1)
+    )
+    found: str | None = connection.execute(statement).scalar()
+    return found

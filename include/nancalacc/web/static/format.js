@@ -1,0 +1,54 @@
+// Times, durations and numbers as people read them.
+
+import { language, t } from "./texts.js";
+
+let offset = 0;
+
+// The server's clock counts: that of a person's machine may be wrong.
+export function setClock(moment) {
+  offset = new Date(moment).getTime() - Date.now();
+}
+
+export function now() {
+  return Date.now() + offset;
+}
+
+export function time(moment) {
+  return moment ? new Date(moment).getTime() : null;
+}
+
+export function duration(milliseconds) {
+  if (milliseconds === null || milliseconds === undefined || Number.isNaN(milliseconds)) return "–";
+  const seconds = Math.max(0, milliseconds) / 1000;
+  if (seconds < 10) return `${seconds.toFixed(1)} s`;
+  if (seconds < 60) return `${Math.floor(seconds)} s`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return `${minutes} min ${Math.floor(seconds % 60)} s`;
+  const hours = Math.floor(minutes / 60);
+  if (hours < 48) return `${hours} h ${minutes % 60} min`;
+  return t("days", { count: Math.floor(hours / 24) });
+}
+
+export function ago(moment) {
+  if (!moment) return "–";
+  const seconds = Math.round((time(moment) - now()) / 1000);
+  const format = new Intl.RelativeTimeFormat(language(), { numeric: "auto", style: "short" });
+  const size = Math.abs(seconds);
+  if (size < 60) return format.format(Math.trunc(seconds), "second");
+  if (size < 3600) return format.format(Math.trunc(seconds / 60), "minute");
+  if (size < 48 * 3600) return format.format(Math.trunc(seconds / 3600), "hour");
+  return format.format(Math.trunc(seconds / 86400), "day");
+}
+
+export function moment(value) {
+  if (!value) return "–";
+  return new Intl.DateTimeFormat(language(), { dateStyle: "medium", timeStyle: "medium" }).format(new Date(value));
+}
+
+export function clock(value) {
+  return new Intl.DateTimeFormat(language(), { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false }).format(new Date(value));
+}
+
+export function number(value) {
+  return new Intl.NumberFormat(language()).format(value);
+}
