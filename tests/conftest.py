@@ -6,12 +6,14 @@ one running Airflow with a sandbox of DingTalk and WPS.
 
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from nancalacc.config import ConnectionInfo
 from nancalacc.sandbox.dingtalk import DingTalkRules
-from nancalacc.sandbox.postgres import Postgres
+from nancalacc.sandbox.postgres import Postgres, free_port
 from nancalacc.sandbox.server import Sandbox, SandboxOptions, running_sandbox
 from nancalacc.sandbox.stack import AirflowStack, StackSettings, connection_json
 
@@ -60,6 +62,36 @@ def stack_sandbox(stack_database_url: str) -> Iterator[Sandbox]:
         yield sandbox
 
 
+def stack_connections(sandbox: Sandbox) -> dict[str, str]:
+    """Pairs of connections: a good one, one of a second company, and ones that are wrong.
+
+    Each WPS connection is of a company of its own, so that their runs do not refuse each other.
+    """
+    dingtalk, wps = sandbox.dingtalk_connection, sandbox.wps_connection
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    dingtalks = {
+        "default": dingtalk,
+        "second": replace(dingtalk, extra={**dingtalk.extra, "root_dept_id": 100}),
+        "wrong_secret": replace(dingtalk, password="wrong"),
+        "away": replace(dingtalk, host=nowhere, extra={**dingtalk.extra, "api_host": nowhere}),
+    }
+    companies = {
+        "default": wps,
+        "second": _of_company(wps, "second"),
+        "wrong_secret": _of_company(replace(wps, password="wrong"), "third"),
+        "away": _of_company(replace(wps, host=nowhere), "fourth"),
+    }
+    return {
+        **{f"dingtalk_{name}": connection_json(connection) for name, connection in dingtalks.items()},
+        **{f"wps_{name}": connection_json(connection) for name, connection in companies.items()},
+    }
+
+
+def _of_company(connection: ConnectionInfo, company: str) -> ConnectionInfo:
+    own = {"third_company_id": company, "company_id": f"{company}-wps"}
+    return replace(connection, extra={**connection.extra, **own})
+
+
 @pytest.fixture(scope="session")
 def stack(
     postgres: Postgres,
@@ -71,19 +103,18 @@ def stack(
     settings = StackSettings(
         home=tmp_path_factory.mktemp("airflow"),
         database_url=postgres.create_database("airflow"),
-        connections={
-            "nancalacc_db": stack_database_url,
-            "dingtalk_default": connection_json(stack_sandbox.dingtalk_connection),
-            "wps_default": connection_json(stack_sandbox.wps_connection),
-        },
+        connections={"nancalacc_db": stack_database_url, **stack_connections(stack_sandbox)},
         more_dags={"tests": TEST_DAGS},
         environment={
             "NANCALACC_FULL_SYNC_SCHEDULE": "none",
+            "NANCALACC_METRICS_TOKEN": "scrape-token-of-the-tests",
+            "NANCALACC_RECOVERY_SCHEDULE": "none",
+            "NANCALACC_MAINTENANCE_SCHEDULE": "none",
             "NANCALACC_HEARTBEAT_SECONDS": "1",
             "NANCALACC_STALE_SECONDS": "6",
             "NANCALACC_LOCK_WAIT_SECONDS": "30",
             "NANCALACC_BUSY_WAIT_SECONDS": "20",
-            "NANCALACC_RETRY_DELAY_SECONDS": "1",
+            "NANCALACC_RETRY_DELAY_SECONDS": "0.2",
         },
     )
     with AirflowStack(settings) as running:
