@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 from airflow.providers.http.hooks.http import AsyncHttpSession, HttpAsyncHook, SessionConfig
+from opentelemetry import trace
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from yarl import URL
 
 from nancalacc.clients.transport import AnswerLostError, NotSentError, Response
@@ -56,11 +58,13 @@ class HookTransport:
         )
         # aiohttp's errors and tracebacks show URLs, in which DingTalk's tokens are: none is kept as a cause.
         try:
-            answer = await http.run(
-                endpoint=url, headers=dict(headers), extra_options={"check_response": False}
-            )
-            async with answer:
-                content = await _bounded(answer, where=where)
+            with _call_span(method, url) as span:
+                answer = await http.run(
+                    endpoint=url, headers=dict(headers), extra_options={"check_response": False}
+                )
+                span.set_attribute("http.response.status_code", answer.status)
+                async with answer:
+                    content = await _bounded(answer, where=where)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise NotSentError(f"{where}: no connection ({_reason(error)}); check the host") from None
         except aiohttp.InvalidURL:
@@ -106,6 +110,28 @@ async def _bounded(answer: aiohttp.ClientResponse, *, where: str) -> bytes:
             answer.close()
             raise IncompleteAnswerError(f"{where}: the answer is larger than {LARGEST_ANSWER >> 20} MB")
     return bytes(content)
+
+
+@contextmanager
+def _call_span(method: str, url: str) -> Iterator[Span]:
+    """A span of OpenTelemetry for a call; without query and errors' texts, for tokens are in them."""
+    parts = urlsplit(url)
+    with trace.get_tracer("nancalacc").start_as_current_span(
+        f"{method} {parts.path}",
+        kind=SpanKind.CLIENT,
+        attributes={
+            "http.request.method": method,
+            "server.address": parts.hostname or "",
+            "url.path": parts.path,
+        },
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as span:
+        try:
+            yield span
+        except BaseException as error:
+            span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+            raise
 
 
 def _shown(url: str) -> str:

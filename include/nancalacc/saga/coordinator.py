@@ -41,6 +41,7 @@ from nancalacc.saga.heartbeat import HeartBeats
 from nancalacc.saga.records import NOW, EventRecord, SagaRecord, StepRecord
 from nancalacc.saga.state import EventType, SagaStatus, StepStatus
 from nancalacc.saga.storage import Locked, Storage
+from nancalacc.saga.telemetry import observed
 
 log = logging.getLogger(__name__)
 
@@ -569,7 +570,7 @@ class Coordinator:
             heart_beats=self._heart_beats,
         )
         try:
-            with attempt:
+            with observed("step", saga=saga, step=record), attempt:
                 data = step.action(attempt)
                 attempt.complete(data)
         except BaseException as error:
@@ -637,12 +638,12 @@ class Coordinator:
                     or record.status is not StepStatus.COMPENSATING
                 ):
                     return
-                log.info("Saga %s: compensating %s", transaction_id, step.name)
-                compensation(
-                    CompensationContext(
-                        saga=locked.saga, step=step, record=record, services=services, connection=connection
-                    )
+                context = CompensationContext(
+                    saga=locked.saga, step=step, record=record, services=services, connection=connection
                 )
+                with observed("compensation", saga=locked.saga, step=record):
+                    log.info("Saga %s: compensating %s", transaction_id, step.name)
+                    compensation(context)
                 locked.set_step(step.name, StepStatus.COMPENSATED, end_time=NOW)
                 locked.append(EventType.COMPENSATION_COMPLETED, step.name)
         except BaseException as error:

@@ -376,6 +376,8 @@ async def test_health_without_a_database_or_connection(unstarted):
     assert await get(unstarted, "/health") == (503, '{"status":"unhealthy"}')
 
 
-@pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json", "/"])
-async def test_there_is_nothing_else_without_a_login(site, path):
-    assert (await get(site, path))[0] == 404
+@pytest.mark.parametrize(
+    "path, status", [("/docs", 404), ("/redoc", 404), ("/openapi.json", 401), ("/sagas", 401)]
+)
+async def test_there_is_nothing_to_read_without_a_login(site, path, status):
+    assert (await get(site, path))[0] == status
