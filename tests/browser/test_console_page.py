@@ -173,6 +173,12 @@ def test_a_dead_event_is_retried_from_the_page(page: Page, filled: Site, picture
     assert filled.rows.value("SELECT status FROM dingtalk_events WHERE event_id = 'dead-1'") == "pending"
 
 
+def test_dead_events_can_be_decided_on_when_the_inbox_is_opened_by_its_address(page: Page, filled: Site):
+    page.goto(f"{filled.console}?view=inbox&inbox=dead")
+    expect(page.get_by_role("button", name="Retry")).to_have_count(2)
+    expect(page.get_by_role("button", name="Drop")).to_have_count(2)
+
+
 def test_a_viewer_is_offered_nothing_to_change(page: Page, filled: Site):
     filled.methods = {"GET"}
     page.goto(filled.console)

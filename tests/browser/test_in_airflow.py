@@ -86,6 +86,7 @@ def test_the_page_takes_airflows_dark_theme(opened: Opened, company: Company, pi
     page = opened.page
     company.run(dry_run=True)
     sign_in(page, company, "/plugin/nancalacc")
+    expect(frame(page).locator("table.sagas tbody tr")).to_have_count(1)
     page.evaluate("localStorage.setItem('theme', 'dark')")
     page.reload()
     expect(frame(page).locator("table.sagas tbody tr")).to_have_count(1)

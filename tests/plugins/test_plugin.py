@@ -9,7 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from nancalacc.orchestration import listener as module
+from nancalacc.orchestration.links import SagaLink, console_views
 from nancalacc.orchestration.listener import Observation, SagaListener
+from nancalacc.saga.definition import transaction_id_of
+from nancalacc.web.mount import MountedApp
 
 ROOT = Path(__file__).resolve().parents[2]
 LOAD = """
@@ -19,7 +22,7 @@ import airflow.plugins_manager
 before = set(sys.modules)
 import nancalacc_plugin
 loaded = set(sys.modules) - before
-heavy = {"fastapi", "sqlalchemy", "psycopg", "aiohttp", "alembic", "prometheus_client"} & loaded
+heavy = {"fastapi", "httpx", "sqlalchemy", "psycopg", "aiohttp", "alembic", "prometheus_client"} & loaded
 print(nancalacc_plugin.NancalaccPlugin.name, len(nancalacc_plugin.NancalaccPlugin.listeners), sorted(heavy))
 """
 
@@ -122,3 +125,50 @@ def test_a_full_queue_drops_records_and_blocks_nobody(monkeypatch: pytest.Monkey
     assert listener._queue.qsize() <= 2
     release.set()
     drained(listener)
+
+
+async def test_the_app_is_built_at_the_first_request_and_told_of_the_app_it_is_mounted_in():
+    built: list[str] = []
+    seen: list[object] = []
+
+    async def app(scope: dict, receive: object, send: object) -> None:
+        seen.append(scope["nancalacc.airflow"])
+
+    def build() -> object:
+        built.append("app")
+        return app
+
+    mounted = MountedApp(build)
+    assert built == []
+    outer = object()
+    for _ in range(2):
+        await mounted({"type": "http", "app": outer}, None, None)
+    assert built == ["app"]
+    assert seen == [outer, outer]
+
+
+@pytest.mark.parametrize(
+    "base_url, page",
+    [
+        ("http://localhost:8080", "http://localhost:8080/plugin/nancalacc/nancalacc/console/?saga="),
+        (
+            "https://a.example/air/flow/",
+            "https://a.example/air/flow/plugin/nancalacc/air/flow/nancalacc/console/?saga=",
+        ),
+    ],
+)
+def test_a_task_links_to_its_saga_wherever_airflow_is_served(
+    monkeypatch: pytest.MonkeyPatch, base_url: str, page: str
+):
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", base_url)
+    link = SagaLink(["full_sync"])
+    saga = transaction_id_of(dag_id="full_sync__b", run_id="r1")
+    key = SimpleNamespace(dag_id="full_sync__b", run_id="r1", task_id="save_users")
+    assert link.get_link(None, ti_key=key) == page + saga
+    assert link.get_link(None, ti_key=SimpleNamespace(dag_id="full_syncs", run_id="r1")) == ""
+
+
+def test_the_views_are_addressed_relative_to_airflow_so_that_a_path_before_it_does_not_matter():
+    for view in console_views():
+        assert not view["href"].startswith(("/", "http"))
+    assert [view["destination"] for view in console_views()] == ["nav", "dag_run"]

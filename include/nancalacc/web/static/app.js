@@ -57,7 +57,7 @@ function show() {
   document.body.classList.toggle("embedded", state.embedded === "1");
   renderHeader(state);
   if (state.saga || state.run_id) view = detailView(main, state, go);
-  else if (state.view === "inbox") view = inboxView(main, state, go, { me });
+  else if (state.view === "inbox") view = inboxView(main, state, go, { me: () => me });
   else if (state.view === "statistics") view = figuresView(main, state, go);
   else view = listView(main, state, go);
   mirrorAddress();
