@@ -58,11 +58,12 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedEvent:
-    """An event of a batch."""
+    """An event of a batch; `is_repeat`: it was done once, and a full job may have undone it."""
 
     id: int
     event_type: str
     object_ids: tuple[str, ...]
+    is_repeat: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +142,14 @@ def free_abandoned(connection: Connection) -> int:
 def claimed(connection: Connection, *, transaction_id: str) -> list[ClaimedEvent]:
     """The events of a saga."""
     rows = connection.execute(
-        select(events.c.id, events.c.event_type, events.c.object_ids)
+        select(events.c.id, events.c.event_type, events.c.object_ids, events.c.handled_at)
         .where(_of_saga(transaction_id))
         .order_by(events.c.id)
     )
-    return [ClaimedEvent(row.id, row.event_type, tuple(map(str, row.object_ids))) for row in rows]
+    return [
+        ClaimedEvent(row.id, row.event_type, tuple(map(str, row.object_ids)), row.handled_at is not None)
+        for row in rows
+    ]
 
 
 def failure_of(connection: Connection, *, transaction_id: str) -> frozenset[str]:

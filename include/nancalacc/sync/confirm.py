@@ -100,7 +100,7 @@ class Publication:
             self._follow_round(number, fetch)
 
     def _publish(self, connection: Connection, number: int) -> None:
-        self.tally.rows += increments.publish(
+        self.tally.rows += increments.publish_round(
             connection,
             transaction_id=self._saga,
             number=number,
@@ -122,8 +122,7 @@ class Publication:
             with self._ctx.transaction() as connection:
                 found = increments.verdicts(connection, transaction_id=self._saga, number=number)
                 settled = [each for each in found if each.status != 0]
-                self._settle(connection, settled, fetch)
-            self._report(settled)
+                self._report(self._settle(connection, settled, fetch))
             if len(settled) == len(found):
                 return
             now = time.monotonic()
@@ -156,10 +155,15 @@ class Publication:
         except (BusyError, UnknownOutcomeError) as error:
             log.info("Saga %s: %s", self._saga, error)
 
-    def _settle(self, connection: Connection, settled: list[Verdict], fetch: Mapping[str, Any]) -> None:
-        """Take over into known state what WPS has applied, and note why it refused the rest."""
+    def _settle(
+        self, connection: Connection, settled: list[Verdict], fetch: Mapping[str, Any]
+    ) -> list[Verdict]:
+        """Take over into known state what WPS has applied, and note why it refused the rest.
+
+        Returns the words that decide about an object.
+        """
         if not settled:
-            return
+            return []
         company = self._batch.wps.third_company_id
         removals = increments.removals(connection, transaction_id=self._saga)
         for kind in KINDS:
@@ -177,8 +181,14 @@ class Publication:
                     third_company_id=company,
                     managers_read=bool(fetch["managers_read"]),
                 )
-        for each in settled:
-            if each.is_last and each.status != 1:
+        needless = increments.needless(connection, transaction_id=self._saga)
+        decisive = [
+            each
+            for each in settled
+            if each.is_last and (each.status == 1 or (each.kind, each.key) not in needless)
+        ]
+        for each in decisive:
+            if each.status != 1:
                 fail(
                     connection,
                     transaction_id=self._saga,
@@ -187,11 +197,10 @@ class Publication:
                     reason=_reason(each),
                 )
         increments.settle(connection, settled, transaction_id=self._saga)
+        return decisive
 
-    def _report(self, settled: list[Verdict]) -> None:
-        for each in settled:
-            if not each.is_last:
-                continue
+    def _report(self, decisive: list[Verdict]) -> None:
+        for each in decisive:
             if each.status == 1:
                 self.tally.applied[each.kind] += 1
                 continue

@@ -16,8 +16,8 @@ from nancalacc.config import AccountSource
 from nancalacc.saga.context import CompensationContext, StepContext
 from nancalacc.saga.state import EventType
 from nancalacc.store.tables import staged_changes, staged_increments, staged_users
-from nancalacc.sync import claims, neighbours, resolve, staging
-from nancalacc.sync.batch import Batch
+from nancalacc.sync import claims, neighbours, publish, resolve, staging
+from nancalacc.sync.batch import FULL_SYNC, Batch
 from nancalacc.sync.changes import DEPARTMENTS, USERS, ChangeReading, Key, Place
 from nancalacc.sync.findings import Findings
 from nancalacc.sync.mapping import Mapper, unusable
@@ -63,6 +63,8 @@ class Change(StrEnum):
 
     SAVE = "save"
     REMOVE = "remove"
+    REMOVE_AGAIN = "remove_again"
+    """It is not there, but the last full sync had it: a job that WPS ran late may have put it back."""
     NOTHING = "nothing"
     """It is not there, and WPS does not know it."""
     FAILED = "failed"
@@ -110,7 +112,10 @@ async def _fetch(ctx: StepContext, batch: Batch, events: list[claims.ClaimedEven
         calls = dict(client.calls)
     findings = Findings()
     with ctx.transaction() as connection:
-        found = _stage(connection, reading, mapper=mapper, fetch=fetch, batch=batch, findings=findings)
+        undone = _maybe_put_back(connection, reading, events, mapper=mapper, batch=batch)
+        found = _stage(
+            connection, reading, mapper=mapper, fetch=fetch, batch=batch, findings=findings, undone=undone
+        )
         managers_read = _resolve(connection, fetch=fetch, batch=batch, findings=findings)
         rejected = dict(
             connection.execute(
@@ -137,6 +142,32 @@ async def _fetch(ctx: StepContext, batch: Batch, events: list[claims.ClaimedEven
     }
 
 
+def _maybe_put_back(
+    connection: Connection,
+    reading: ChangeReading,
+    events: list[claims.ClaimedEvent],
+    *,
+    mapper: Mapper,
+    batch: Batch,
+) -> set[tuple[str, str]]:
+    """Kind and key of what repeated events name and the newest snapshot that WPS has been given holds."""
+    repeats = {event.id for event in events if event.is_repeat}
+    named = {key for key, causes in reading.causes.items() if causes & repeats}
+    company = batch.wps.third_company_id
+    task_id = publish.newest_published(connection, third_company_id=company, definition=FULL_SYNC)
+    if not named or task_id is None:
+        return set()
+    keys = {
+        DEPARTMENTS: {mapper.did(int(object_id)) for kind, object_id in named if kind == DEPARTMENTS},
+        USERS: {object_id for kind, object_id in named if kind == USERS},
+    }
+    return {
+        (kind, key)
+        for kind, wanted in keys.items()
+        for key in publish.contained(connection, kind, wanted, task_id=task_id, third_company_id=company)
+    }
+
+
 def _stage(
     connection: Connection,
     reading: ChangeReading,
@@ -145,6 +176,7 @@ def _stage(
     fetch: Fetch,
     batch: Batch,
     findings: Findings,
+    undone: set[tuple[str, str]],
 ) -> list[_Found]:
     rows = staging.Batch()
     company = batch.wps.third_company_id
@@ -155,6 +187,11 @@ def _stage(
 
     def add(source: Key, key: str, action: Change, reason: str | None = None) -> None:
         found.append(_Found(source[0], key, action, sorted(reading.causes[source]), reason))
+
+    def gone(kind: str, key: str, *, is_known: bool) -> Change:
+        if is_known:
+            return Change.REMOVE
+        return Change.REMOVE_AGAIN if (kind, key) in undone else Change.NOTHING
 
     for source, reason in reading.failed.items():
         kind, object_id = source
@@ -172,7 +209,7 @@ def _stage(
             rows.departments.append(row)
             add(source, did, Change.SAVE)
         else:
-            add(source, did, Change.REMOVE if did in known_dids else Change.NOTHING)
+            add(source, did, gone(DEPARTMENTS, did, is_known=did in known_dids))
     for uid in reading.users:
         source = (USERS, uid)
         if source in reading.failed:
@@ -183,7 +220,7 @@ def _stage(
             continue
         present = reading.present(uid)
         if present is None:
-            add(source, uid, Change.REMOVE if uid in known_uids else Change.NOTHING)
+            add(source, uid, gone(USERS, uid, is_known=uid in known_uids))
             continue
         record = dict(present.record)
         if not batch.dingtalk.user_details:

@@ -99,6 +99,7 @@ def _save(kind: str) -> Action:
         log.info("Saga %s: saved %s %s", ctx.saga.transaction_id, rows, kind)
         return {"rows": rows, "fetch": fetch.as_data()}
 
+    save.__doc__ = f"The {kind} that were read become rows for WPS, which it does not see yet."
     return save
 
 
@@ -114,6 +115,7 @@ def _remove(kind: str) -> Compensation:
                 third_company_id=ctx.data["third_company_id"],
             )
 
+    remove.__doc__ = f"The rows of {kind} with the task id are deleted."
     return remove
 
 

@@ -20,6 +20,7 @@ from nancalacc.sync.batch import (
     CLAIM,
     CONFIRM,
     FETCH,
+    FULL_SYNC,
     NAME,
     NOTIFY,
     SAVE_DEPARTMENTS,
@@ -33,7 +34,6 @@ from nancalacc.sync.batch import (
 from nancalacc.sync.claims import Tenant
 from nancalacc.sync.confirm import Publication
 from nancalacc.sync.fetch_changes import delete_staged, failures, fetch_changes, remove_staged
-from nancalacc.sync.full import FULL_SYNC
 from nancalacc.sync.planning import (
     DEPARTMENTS,
     MEMBERSHIPS,
@@ -132,13 +132,13 @@ def save_departments(ctx: StepContext) -> Mapping[str, Any]:
     if batch is None:
         return {"rows": 0}
     company, saga = batch.wps.third_company_id, ctx.saga.transaction_id
+    known = increments.known_rows(ctx.connection, DEPARTMENTS, transaction_id=saga, third_company_id=company)
     rows = plan_departments(
         _saved(ctx, DEPARTMENTS, batch),
         removed=increments.removed(ctx.connection, DEPARTMENTS, transaction_id=saga),
-        known=increments.known_rows(
-            ctx.connection, DEPARTMENTS, transaction_id=saga, third_company_id=company
-        ),
-        parents=increments.parents(ctx.connection, third_company_id=company),
+        known=known,
+        parents={did: row["pid"] for did, row in known.items()}
+        | increments.parents(ctx.connection, third_company_id=company),
     )
     return _plan(ctx, DEPARTMENTS, rows)
 
@@ -232,7 +232,7 @@ def update_event_status(ctx: StepContext) -> Mapping[str, Any]:
     repeat_at = claims.repeat_moment(
         connection,
         third_company_id=batch.wps.third_company_id,
-        definition=FULL_SYNC.name,
+        definition=FULL_SYNC,
         step=NOTIFY,
         seconds=services.settings.repeat_seconds,
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Table, delete, insert, select, text, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, insert, select, text, update
 
 from nancalacc.store.tables import (
     known_departments,
@@ -22,8 +22,10 @@ from nancalacc.store.tables import (
     tb_las_department_user_increment,
     tb_las_user_increment,
 )
+from nancalacc.sync import publish
 from nancalacc.sync.fetch_changes import Change
 from nancalacc.sync.known import KNOWN, OPTIONAL, same_object, to_write
+from nancalacc.sync.mapping import fold
 from nancalacc.sync.planning import (
     DEPARTMENTS,
     KINDS,
@@ -101,11 +103,7 @@ def removed(connection: Connection, kind: str, *, transaction_id: str) -> list[s
     return list(
         connection.execute(
             select(staged_changes.c.key)
-            .where(
-                staged_changes.c.transaction_id == transaction_id,
-                staged_changes.c.kind == kind,
-                staged_changes.c.action == Change.REMOVE.value,
-            )
+            .where(_of_changes(transaction_id, kind, Change.REMOVE, Change.REMOVE_AGAIN))
             .order_by(staged_changes.c.key)
         ).scalars()
     )
@@ -120,24 +118,57 @@ def removals(connection: Connection, *, transaction_id: str) -> set[tuple[str, s
     }
 
 
+def needless(connection: Connection, *, transaction_id: str) -> set[tuple[str, str]]:
+    """Kind and key of the objects that WPS may well have forgotten already."""
+    return {
+        (kind, key)
+        for kind in (DEPARTMENTS, USERS)
+        for key in connection.execute(
+            select(staged_changes.c.key).where(_of_changes(transaction_id, kind, Change.REMOVE_AGAIN))
+        ).scalars()
+    }
+
+
 def known_rows(
     connection: Connection, kind: str, *, transaction_id: str, third_company_id: str
 ) -> dict[str, Content]:
-    """What WPS has of the objects that are saved or removed."""
+    """What WPS has of the objects that are saved or removed, or may have of those put back by a full job."""
     table, key = (known_departments, "did") if kind == DEPARTMENTS else (known_users, "uid")
     names = (*COLUMNS[kind], "account_key") if kind == USERS else COLUMNS[kind]
+    changes = _of_changes(transaction_id, kind, Change.SAVE, Change.REMOVE)
     rows = connection.execute(
         select(*(table.c[name] for name in names))
-        .join(
-            staged_changes,
-            (staged_changes.c.key == table.c[key])
-            & (staged_changes.c.kind == kind)
-            & (staged_changes.c.transaction_id == transaction_id)
-            & staged_changes.c.action.in_([Change.SAVE.value, Change.REMOVE.value]),
-        )
-        .where(table.c.third_company_id == third_company_id)
+        .join(staged_changes, staged_changes.c.key == table.c[key])
+        .where(table.c.third_company_id == third_company_id, changes)
     )
-    return {row._mapping[key]: dict(row._mapping) for row in rows}
+    found: dict[str, Content] = {row._mapping[key]: dict(row._mapping) for row in rows}
+    final = publish.FINAL[kind]
+    latest = select(func.max(final.c.task_id)).where(
+        final.c.third_company_id == third_company_id, final.c[key] == staged_changes.c.key
+    )
+    put_back = connection.execute(
+        select(*(final.c[name] for name in COLUMNS[kind]))
+        .join(staged_changes, staged_changes.c.key == final.c[key])
+        .where(
+            _of_changes(transaction_id, kind, Change.REMOVE_AGAIN),
+            final.c.third_company_id == third_company_id,
+            final.c.task_id == latest.correlate(staged_changes).scalar_subquery(),
+        )
+    )
+    for row in put_back:
+        content = dict(row._mapping)
+        if kind == USERS:
+            content["account_key"] = fold(content["account"])
+        found[content[key]] = content
+    return found
+
+
+def _of_changes(transaction_id: str, kind: str, *actions: Change) -> ColumnElement[bool]:
+    return and_(
+        staged_changes.c.transaction_id == transaction_id,
+        staged_changes.c.kind == kind,
+        staged_changes.c.action.in_([action.value for action in actions]),
+    )
 
 
 def parents(connection: Connection, *, third_company_id: str) -> dict[str, str | None]:
@@ -193,7 +224,7 @@ def next_round(connection: Connection, *, transaction_id: str) -> int | None:
     return found
 
 
-def publish(
+def publish_round(
     connection: Connection,
     *,
     transaction_id: str,

@@ -6,7 +6,7 @@ replaced and deleted at any time; inserting the root row is what publishes them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from nancalacc.store.tables import (
     tb_las_department_user,
     tb_las_user,
 )
-from nancalacc.sync.known import KNOWN, same_object, to_write
+from nancalacc.sync.known import KEYS, KNOWN, same_object, to_write
 from nancalacc.sync.mapping import ROOT_ROW_DID, ROOT_ROW_PID
 from nancalacc.sync.staging import TABLES, Counts, Fetch
 
@@ -245,6 +245,22 @@ def count_rows(connection: Connection, *, snapshot: Snapshot) -> Counts:
             statement = statement.where(or_(pid.is_(None), pid != ROOT_ROW_PID))
         found[kind] = connection.execute(statement).scalar_one()
     return Counts(**found)
+
+
+def contained(
+    connection: Connection, kind: str, keys: Collection[str], *, task_id: str, third_company_id: str
+) -> list[str]:
+    """Those dids or uids that the rows of a task id hold."""
+    table, key = FINAL[kind], KEYS[kind][0]
+    return list(
+        connection.execute(
+            select(table.c[key]).where(
+                table.c.task_id == task_id,
+                table.c.third_company_id == third_company_id,
+                table.c[key] == func.any(list(keys)),
+            )
+        ).scalars()
+    )
 
 
 def insert_root(connection: Connection, *, snapshot: Snapshot, company_name: str) -> None:
