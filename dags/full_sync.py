@@ -8,7 +8,7 @@ in reverse by the tasks of the group `compensation`; from `notify_wps` on the sa
 | Trigger with config | |
 |---|---|
 | `dry_run` | reads everything and records the difference; writes nothing for WPS |
-| `allow_mass_delete` | publishes although more than 20 or 5 % of the users or departments are gone |
+| `allow_mass_delete` | publishes although more than 20 and more than 5 % of users or departments are gone |
 | `task_name` | a fixed task id (yyyyMMddHHmmss) instead of the start of the run |
 | `dingtalk_conn_id`, `wps_conn_id` | another pair of connections |
 
@@ -57,21 +57,24 @@ for number, (dingtalk, wps) in enumerate(SETTINGS.companies):
                 type=["null", "string"],
                 pattern=r"^\d{14}$",
                 title="Task name",
-                description="Task id of the snapshot, yyyyMMddHHmmss. Empty: the start of the run.",
+                description=(
+                    "Task id under which WPS gets the snapshot, yyyyMMddHHmmss, later than the last one."
+                    " Empty: the start of the run."
+                ),
             ),
             "dingtalk_conn_id": Param(
                 dingtalk,
                 type="string",
                 minLength=1,
                 title="DingTalk connection",
-                description="Id of the Airflow connection (http) of the DingTalk app.",
+                description="Id of the Airflow connection (type HTTP) of the DingTalk app.",
             ),
             "wps_conn_id": Param(
                 wps,
                 type="string",
                 minLength=1,
                 title="WPS connection",
-                description="Id of the Airflow connection (http) of the WPS tenant.",
+                description="Id of the Airflow connection (type HTTP) of the WPS tenant.",
             ),
             "dry_run": Param(
                 False,
@@ -83,7 +86,9 @@ for number, (dingtalk, wps) in enumerate(SETTINGS.companies):
                 False,
                 type="boolean",
                 title="Allow mass delete",
-                description="Publish although more than 20 or 5 % of the users or departments are gone.",
+                description=(
+                    "Publish although more than 20, and more than 5 %, of users or departments are missing."
+                ),
             ),
         },
     ) as dag:

@@ -187,3 +187,15 @@ def test_a_task_links_to_its_saga_and_tasks_of_other_dags_do_not(company: Compan
     links = company.stack.api.call("GET", path)["extra_links"]
     saga = transaction_id_of(dag_id=DAG, run_id=run_id)
     assert links["Saga"] == (f"{company.stack.base_url}/plugin/nancalacc/nancalacc/console/?saga={saga}")
+
+
+def test_the_lines_that_a_step_logs_name_saga_step_epoch_and_attempt(company: Company):
+    run_id = company.run()
+    log = company.log(run_id, "notify_wps")
+    for field in (
+        f"transaction_id={transaction_id_of(dag_id=DAG, run_id=run_id)}",
+        "step=notify_wps",
+        "epoch=1",
+        "attempt=1",
+    ):
+        assert field in log, log

@@ -77,7 +77,7 @@ def test_a_save_that_fails_for_good_is_undone_and_its_clear_repairs_it(
     assert set(undone) >= {"validate_task", "fetch_dingtalk_data", *set(SAVES)} - {step}
     message = company.log(run_id, "saga_outcome")
     assert f"step {step} failed" in message
-    assert "broken on purpose" in message
+    assert "P0001" in message
     assert f"clear {step}" in message
 
     company.clear(run_id, step)

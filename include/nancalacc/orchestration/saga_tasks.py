@@ -10,6 +10,7 @@ A gate is a task before the first step that may skip the run: then there is no s
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -23,6 +24,8 @@ from nancalacc.saga.coordinator import Coordinator, RunView, Verdict
 from nancalacc.saga.definition import SagaDefinition, Step, transaction_id_of
 from nancalacc.saga.report import explain
 from nancalacc.saga.state import SagaStatus
+
+log = logging.getLogger(__name__)
 
 SETTLE = "settle_saga"
 OUTCOME = "saga_outcome"
@@ -100,6 +103,7 @@ def _step_task(
 
     @task(
         task_id=step.name,
+        doc_md=step.action.__doc__,
         retries=step.max_retries,
         execution_timeout=sum(limits, step.time_limit),
         on_failure_callback=step_failed,
@@ -126,6 +130,7 @@ def _step_task(
 def _settle_task(definition: SagaDefinition, *, retrying: Mapping[str, Any], gate_id: str | None) -> Any:
     @task.branch(
         task_id=SETTLE,
+        doc_md="Waits for all steps; completes the saga, or starts to undo it from the last step on.",
         trigger_rule=TriggerRule.ALL_DONE,
         retries=5,
         execution_timeout=SETTLE_LIMIT,
@@ -139,6 +144,7 @@ def _settle_task(definition: SagaDefinition, *, retrying: Mapping[str, Any], gat
                 return [] if _is_skipped(gate_id, context) else [OUTCOME]
             transaction_id = _start(coordinator, definition, context)
             settlement = coordinator.settle(definition, transaction_id, run=_run_view(definition, context))
+        log.info("Saga %s is settled: %s", transaction_id, settlement.verdict.value)
         if settlement.verdict is Verdict.COMPLETED:
             return []
         if settlement.first is not None:
@@ -153,6 +159,7 @@ def _compensation_task(
 ) -> Any:
     @task(
         task_id=step.name,
+        doc_md=step.compensation.__doc__ if step.compensation else "Nothing needs to be undone.",
         trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
         retries=5,
         execution_timeout=COMPENSATION_LIMIT,
@@ -175,6 +182,10 @@ def _outcome_task(
 
     @task(
         task_id=OUTCOME,
+        doc_md=(
+            "Runs only when something went wrong: finishes what is open, then fails with one message that"
+            " says which step failed, why, what was undone, and which task to clear."
+        ),
         trigger_rule=TriggerRule.ALL_DONE,
         retries=3,
         execution_timeout=sum(limits, COMPENSATION_LIMIT),
@@ -201,16 +212,23 @@ def _outcome_task(
                 )
             except NancalaccError as error:
                 explanation = explain(definition, *coordinator.get(transaction_id), failure=failure)
-                message = f"{explanation} ({error})"
+                message = _logged(*explanation, f"({error})")
                 if isinstance(error, FatalError):
                     raise AirflowFailException(message) from None
                 raise TransientError(message) from None
             saga, steps = coordinator.get(transaction_id)
             if saga.status is SagaStatus.COMPLETED and quiet:
                 return
-            raise AirflowFailException(explain(definition, saga, steps, failure=failure))
+            raise AirflowFailException(_logged(*explain(definition, saga, steps, failure=failure)))
 
     return saga_outcome()
+
+
+def _logged(*sentences: str) -> str:
+    """One message of several sentences, each also a line of the log: Airflow does not wrap long ones."""
+    for sentence in sentences:
+        log.error("%s", sentence)
+    return " ".join(sentences)
 
 
 def _was_cleared(task_instance: Any) -> bool:

@@ -16,8 +16,8 @@ def explain(
     steps: Sequence[StepRecord],
     *,
     failure: SagaRecord | None = None,
-) -> str:
-    """Which step failed and why, what was undone, what is published, and what to clear.
+) -> tuple[str, ...]:
+    """Which step failed and why, what was undone, what is published, and what to clear: in sentences.
 
     `failure` is the saga as it was when it failed: a saga that went on to complete has
     forgotten the reason.
@@ -51,7 +51,7 @@ def explain(
             " Once this run has ended, saga_recovery goes on with it by itself; to go on at once, clear"
             " saga_outcome."
         )
-    return " ".join(parts)
+    return tuple(parts)
 
 
 def _cause(saga: SagaRecord, step: StepRecord) -> str:
