@@ -8,7 +8,7 @@ in reverse by the tasks of the group `compensation`; from `notify_wps` on the sa
 | Trigger with config | |
 |---|---|
 | `dry_run` | reads everything and records the difference; writes nothing for WPS |
-| `allow_mass_delete` | publishes although more than 20 and more than 5 % of users or departments are gone |
+| `allow_mass_delete` | publishes although more than 20 and 5 % of the users or departments are missing |
 | `task_name` | a fixed task id (yyyyMMddHHmmss) instead of the start of the run |
 | `dingtalk_conn_id`, `wps_conn_id` | another pair of connections |
 
@@ -86,9 +86,7 @@ for number, (dingtalk, wps) in enumerate(SETTINGS.companies):
                 False,
                 type="boolean",
                 title="Allow mass delete",
-                description=(
-                    "Publish although more than 20, and more than 5 %, of users or departments are missing."
-                ),
+                description="Publish although more than 20 and 5 % of the users or departments are missing.",
             ),
         },
     ) as dag:

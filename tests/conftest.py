@@ -21,8 +21,13 @@ TEST_DAGS = Path(__file__).parent / "e2e" / "dags"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Airflow, once started, takes a share of the processor: the tests that need it come last."""
-    items.sort(key=lambda item: item.get_closest_marker("airflow") is not None)
+    """The tests with the running Airflow come late, those with a browser last.
+
+    Airflow, once started, takes a share of the processor, and Playwright keeps an event loop
+    running in the main thread, beside which no asynchronous test can run.
+    """
+    marks = ("airflow", "browser")
+    items.sort(key=lambda item: [item.get_closest_marker(mark) is not None for mark in reversed(marks)])
 
 
 @pytest.fixture(scope="session")
