@@ -88,6 +88,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
 def test_after_a_batch_wps_is_as_dingtalk_and_a_full_sync_changes_nothing(batches, change):
     batches.observe()

@@ -20,6 +20,8 @@ from nancalacc.store import locks
 from nancalacc.sync.inbox import Company
 from store.sync.batches import Batches
 
+pytestmark = pytest.mark.slow  # WPS's window must contain a row before WPS can take it
+
 POISON = """
 CREATE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN IF NEW.key = 'u13' THEN RAISE EXCEPTION 'broken on purpose'; END IF; RETURN NEW; END $$;
@@ -256,7 +258,6 @@ class TestWps:
         assert run.fail("confirm_increments", TransientError("x")) is SagaStatus.COMPLETED
         assert batches.count("done") == 1
 
-    @pytest.mark.slow
     def test_a_department_with_two_thousand_people_goes_in_rounds_that_wps_can_read(self, batches):
         organisation = batches.sync.sandbox.organisation
         organisation.add_department("大部门", dept_id=500)
@@ -274,7 +275,6 @@ class TestWps:
             for window in batches.sync.sandbox.consumer.runs:
                 assert sum(window.start <= row.sync_time < window.end for row in rows) <= 900
 
-    @pytest.mark.slow
     def test_windows_that_end_all_the_time_miss_no_row(self, batches):
         """WPS runs by itself every moment, its watermark close behind the present."""
         batches.sync.settings = replace(batches.sync.settings, busy_wait_seconds=60)
