@@ -20,7 +20,7 @@ from nancalacc.clients.dingtalk_errors import AddressBlockedError, Call, TokenRe
 from nancalacc.clients.rate_limit import RateLimiter
 from nancalacc.clients.transport import Transport
 from nancalacc.config import DingTalkSettings
-from nancalacc.errors import ConfigurationError, IncompleteAnswerError, RateLimitedError, TransientError
+from nancalacc.errors import IncompleteAnswerError, RateLimitedError, TransientError
 
 log = logging.getLogger(__name__)
 Record = dict[str, Any]
@@ -65,8 +65,8 @@ class DingTalkSession:
         Whatever passes by itself is tried again: TransientError (also for unknown codes, a
         truncated answer or a lost connection) up to 5 times with growing random pauses,
         RateLimitedError up to 12 times after the pause DingTalk asks for; then the last one is
-        raised. Raised at once: AddressBlockedError and other pauses above a minute,
-        ConfigurationError, CallRefusedError, ObjectError.
+        raised. Raised at once: AddressBlockedError and other pauses above a minute, a token that
+        is refused again right after its renewal, ConfigurationError, CallRefusedError, ObjectError.
         """
         attempts = AsyncRetrying(
             retry=retry_if_exception(_may_pass),
@@ -89,9 +89,9 @@ class DingTalkSession:
             return await self._send_with(token, call=call, body=body)
         except TokenRefusedError as error:
             self._tokens.drop(token)
-            raise ConfigurationError(
-                f"{error}; the token was renewed and is refused again: host and api_host of the"
-                " connection must belong to the same DingTalk"
+            raise TokenRefusedError(
+                f"{error}; the token was renewed and is refused again. If that stays so, host and api_host of"
+                " the connection do not belong to the same DingTalk"
             ) from None
 
     async def _send_with(self, token: str, *, call: Call, body: Mapping[str, Any] | None) -> Record:
@@ -134,7 +134,8 @@ class DingTalkSession:
 def _may_pass(error: BaseException) -> bool:
     if isinstance(error, RateLimitedError):
         return error.retry_after <= LONGEST_PAUSE_SECONDS
-    return isinstance(error, TransientError)
+    # A refused token has been renewed and the call repeated already.
+    return isinstance(error, TransientError) and not isinstance(error, TokenRefusedError)
 
 
 def _is_enough(state: RetryCallState) -> bool:
