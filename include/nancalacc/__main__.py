@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,8 +93,8 @@ def check() -> None:
         raise _fail(error) from None
     checks: dict[str, Callable[[], str]] = {"nancalacc_db": check_database}
     for dingtalk, wps in settings.companies:
-        checks[dingtalk] = lambda conn_id=dingtalk: check_dingtalk(conn_id)  # type: ignore[misc]
-        checks[wps] = lambda conn_id=wps: check_wps(conn_id)  # type: ignore[misc]
+        checks[dingtalk] = partial(check_dingtalk, dingtalk)
+        checks[wps] = partial(check_wps, wps)
     failed = 0
     for name, run in checks.items():
         try:
