@@ -32,9 +32,10 @@ NEVER_ABOUT_A_RUNNING_SYNC = {"400", "401", "403"}
 PASSING_CODES = {"400000005", "50000001"}
 # Request time-out, too early: client errors by number, but the same call may do later.
 PASSING_STATUSES = {408, 425}
-LIMITED = 429
+LIMITED, UNAUTHORISED = 429, 401
 DEFAULT_TOKEN_SECONDS = 7200.0
 WHAT_TO_DO = {
+    "3xx": "it redirects elsewhere, check host of the connection (http or https?)",
     "401": "check login and password of the connection",
     "403": "check the app's permissions, extra 'signature' and the clock of this machine",
     "404": "check host and extra 'prefix' of the connection",
@@ -81,14 +82,15 @@ def read_answer(response: Response) -> Answer:
 def is_unauthorised(response: Response) -> bool:
     """Whether the access token was refused, in either shape."""
     answer = read_answer(response)
-    return answer.status == 401 or _family(answer.code) == "401"
+    return answer.status == UNAUTHORISED or _family(answer.code) == "401"
 
 
 def check_sync(response: Response, *, call: str, conn_id: str) -> None:
     """Return if ecisaccountsync accepted the call.
 
     Raises CallRefusedError for a definite refusal, BusyError when a sync is running or
-    the gateway limits calls, UnknownOutcomeError for whatever leaves it open.
+    the gateway limits calls, UnknownOutcomeError for whatever leaves it open: an error page
+    without a code of WPS may come from something that only kept the answer back.
     """
     answer = read_answer(response)
     if answer.code not in NEVER_ABOUT_A_RUNNING_SYNC and RUNNING.search(answer.text):
@@ -99,6 +101,9 @@ def check_sync(response: Response, *, call: str, conn_id: str) -> None:
         raise BusyError(f"{call}: WPS takes no more calls for the moment ({answer.told})")
     if answer.status >= 500 or answer.status in PASSING_STATUSES or answer.code in PASSING_CODES:
         raise UnknownOutcomeError(f"{call}: {answer.told}; WPS may have begun the sync")
+    if answer.status >= 400 and answer.status != UNAUTHORISED and answer.code in {"", *ACCEPTED_CODES}:
+        advice = _advice(str(answer.status), conn_id=conn_id)
+        raise UnknownOutcomeError(f"{call}: {answer.told}{advice}; WPS may have begun the sync")
     if answer.status >= 300 or answer.code == "500" or _family(answer.code).startswith("4"):
         raise _refused(answer, call=call, conn_id=conn_id)
     if answer.code not in ACCEPTED_CODES:
@@ -148,13 +153,15 @@ def read_token(response: Response, *, conn_id: str) -> Token:
 
 def _refused(answer: Answer, *, call: str, conn_id: str) -> NancalaccError:
     kind = _family(answer.code) if answer.code not in {"", *ACCEPTED_CODES} else str(answer.status)
-    advice = WHAT_TO_DO.get(kind, "")
-    if 300 <= answer.status < 400:
-        advice = "it redirects elsewhere: check host of the connection (http or https?)"
-    hint = f": {advice} (connection {conn_id!r})" if advice else ""
+    advice = _advice("3xx" if 300 <= answer.status < 400 else kind, conn_id=conn_id)
     return CallRefusedError(
-        f"{call}: WPS refused the call, {answer.told}{hint}", code=answer.code or str(answer.status)
+        f"{call}: WPS refused the call, {answer.told}{advice}", code=answer.code or str(answer.status)
     )
+
+
+def _advice(kind: str, *, conn_id: str) -> str:
+    advice = WHAT_TO_DO.get(kind)
+    return f": {advice} (connection {conn_id!r})" if advice else ""
 
 
 def _family(code: str) -> str:

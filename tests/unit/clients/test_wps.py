@@ -216,7 +216,7 @@ OUTCOMES = [
     ({"code": "500", "msg": "no tenant row"}, CallRefusedError, "500"),
     ((400, {"code": 400000201, "msg": "invalid argument"}), CallRefusedError, "400000201"),
     ({"code": 404000201, "msg": "no such path"}, CallRefusedError, "404000201"),
-    ((404, HTML), CallRefusedError, "404"),
+    ((401, HTML), CallRefusedError, "401"),
     ((302, b""), CallRefusedError, "302"),
     ({"code": "505", "msg": ""}, BusyError, None),
     ({"code": 505, "msg": ""}, BusyError, None),
@@ -228,6 +228,10 @@ OUTCOMES = [
     ((500, {"code": 500000001, "msg": "oops"}), UnknownOutcomeError, None),
     ((502, HTML), UnknownOutcomeError, None),
     ((504, b""), UnknownOutcomeError, None),
+    ((403, HTML), UnknownOutcomeError, None),
+    ((404, HTML), UnknownOutcomeError, None),
+    ((413, b""), UnknownOutcomeError, None),
+    ((400, {"code": "200", "msg": "?"}), UnknownOutcomeError, None),
     ((408, b""), UnknownOutcomeError, None),
     (HTML, UnknownOutcomeError, None),
     (b"", UnknownOutcomeError, None),
@@ -250,6 +254,11 @@ async def test_the_outcomes_of_a_publish_are_told_apart(given, error, code):
     assert type(caught.value) is error
     assert getattr(caught.value, "code", None) == code
     assert "/v7/ecisaccountsync/full/sync" in str(caught.value)
+
+
+async def test_a_page_in_place_of_an_answer_says_what_to_check():
+    with pytest.raises(UnknownOutcomeError, match=r"HTTP 404.*check host and extra 'prefix'.*wps_test"):
+        await publish(Script([(404, HTML)]))
 
 
 @pytest.mark.parametrize("given", ["drop", HTML, {"code": "500", "msg": RUNNING}, {"code": "400", "msg": ""}])
