@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +58,7 @@ class ToyServices:
     hook: Hook = lambda point, context: None
     task_id: str | None = TASK_ID
     refuse: str = ""
+    call: Callable[[str], AbstractContextManager[Any]] = nullcontext
     called: list[str] = field(default_factory=list)
 
     def at(self, point: str, context: Any) -> None:
@@ -119,7 +120,7 @@ def publish(context: StepContext) -> Mapping[str, Any]:
     except CallRefusedError:
         context.refused()
         raise
-    with psycopg.connect(services.url, autocommit=True) as outside:
+    with services.call("publish"), psycopg.connect(services.url, autocommit=True) as outside:
         outside.execute(
             "INSERT INTO toy_published VALUES (%s, %s)", (context.saga.transaction_id, context.saga.epoch)
         )
