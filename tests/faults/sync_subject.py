@@ -18,7 +18,7 @@ from nancalacc.clients.wps import WpsClient
 from nancalacc.config import ConnectionInfo, DingTalkSettings, Settings, WpsSettings
 from nancalacc.faultkit.boundaries import Trace, TracedDatabase
 from nancalacc.faultkit.clock import Clock
-from nancalacc.faultkit.run import Run
+from nancalacc.faultkit.run import Engine, Run
 from nancalacc.faultkit.subject import FORWARD, Ending, Scenario, Setup, Subject
 from nancalacc.saga.definition import SagaDefinition
 from nancalacc.saga.state import SagaStatus
@@ -253,7 +253,7 @@ class SyncWorld:
         trace = Trace()
         subject = SETUPS[definition.name](trace, connections=self.connections, run_id=f"run {self._runs}")
         with TracedDatabase(self.connections.url, trace) as database:
-            run = Run(subject, database, scenario=FORWARD, trace=trace)
+            run = Run(subject, Engine(database), scenario=FORWARD, trace=trace)
             run.go()
             saga = run.ending().saga
         assert saga is not None

@@ -2,21 +2,26 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import psycopg
 
 from nancalacc.faultkit.boundaries import Trace
 from nancalacc.faultkit.subject import Ending, Scenario, Setup, Subject
 from nancalacc.saga.state import SagaStatus
-from toy_saga import DAG, TOY, ToyServices
+from toy_saga import DAG, TOY, Hook, ToyServices
 
 
-def _toy(trace: Trace, *, url: str) -> Subject:
-    return Subject(TOY, ToyServices(url, call=trace.call), dag_id=DAG)
+def no_hook(point: str, context: Any) -> None:
+    """Nothing happens on the way."""
 
 
-def toy_setup(url: str) -> Setup:
-    return partial(_toy, url=url)
+def _toy(trace: Trace, *, url: str, hook: Hook) -> Subject:
+    return Subject(TOY, ToyServices(url, hook, call=trace.call), dag_id=DAG)
+
+
+def toy_setup(url: str, *, hook: Hook = no_hook) -> Setup:
+    return partial(_toy, url=url, hook=hook)
 
 
 class ToyWorld:
@@ -35,10 +40,20 @@ class ToyWorld:
         """Nothing in it fails by itself."""
 
     def wrongs(self, ending: Ending) -> Sequence[str]:
-        effects = self._connection.execute("SELECT step, count(*) FROM toy_effects GROUP BY step").fetchall()
-        published = self._connection.execute("SELECT count(*) FROM toy_published").fetchall()[0][0]
-        if ending.saga is not None and ending.saga.status is SagaStatus.COMPLETED:
+        """An epoch that was undone left nothing; what an earlier one has published is its own."""
+        saga = ending.saga
+        is_completed = saga is not None and saga.status is SagaStatus.COMPLETED
+        has_completed = any(event.event_type == "saga_completed" for event in ending.events)
+        epoch = saga.epoch if saga is not None and has_completed else None
+        of_epoch = "WHERE %(epoch)s::int IS NULL OR epoch = %(epoch)s"
+        effects = self._rows(f"SELECT DISTINCT step FROM toy_effects {of_epoch}", epoch=epoch)
+        published = self._rows(f"SELECT 1 FROM toy_published {of_epoch}", epoch=epoch)
+        if is_completed:
             done = {name for name, step in ending.steps.items() if step.status == "completed"}
-            missing = done - {step for step, _ in effects}
-            return [f"nothing is there of {missing}"] if missing or not published else []
-        return [f"there are still {effects}, published {published} times"] if effects or published else []
+            missing = done - {row[0] for row in effects}
+            return [f"nothing is there of {missing or 'what was published'}"] * bool(missing or not published)
+        left = bool(effects or published)
+        return [f"there are still {effects}, published {len(published)} times"] * left
+
+    def _rows(self, query: str, **values: Any) -> list[Any]:
+        return self._connection.execute(query.encode(), values).fetchall()

@@ -19,7 +19,7 @@ from nancalacc.faultkit.baseline import Baseline
 from nancalacc.faultkit.boundaries import Boundary, Trace, TracedDatabase
 from nancalacc.faultkit.judgement import judge
 from nancalacc.faultkit.report import Case, Report
-from nancalacc.faultkit.run import OUTCOME, Run
+from nancalacc.faultkit.run import OUTCOME, Engine, Run
 from nancalacc.faultkit.subject import FORWARD, Ending, Scenario, Setup, World
 from nancalacc.saga.state import SagaStatus
 
@@ -52,6 +52,7 @@ class FaultKit:
         self._processes = _forks([__name__, *preload])
         self._trace = Trace()
         self._database = TracedDatabase(url, self._trace)
+        self._engine = Engine(self._database)
 
     def __enter__(self) -> Self:
         return self
@@ -138,7 +139,7 @@ class FaultKit:
         self._world.reset(scenario)
 
     def _run(self, scenario: Scenario) -> Run:
-        return Run(self._setup(self._trace), self._database, scenario=scenario, trace=self._trace)
+        return Run(self._setup(self._trace), self._engine, scenario=scenario, trace=self._trace)
 
     def _wrongs(self, ending: Ending) -> list[str]:
         definition = self._setup(self._trace).definition
@@ -195,6 +196,6 @@ def _run_child(
 ) -> None:
     trace = Trace(strike_at=strike_at, strike=lambda: os.kill(os.getpid(), signal.SIGKILL))
     with TracedDatabase(url, trace) as database:
-        Run(setup(trace), database, scenario=scenario, trace=trace).go()
+        Run(setup(trace), Engine(database), scenario=scenario, trace=trace).go()
     if sender is not None:
         sender.send(tuple(trace.passed))

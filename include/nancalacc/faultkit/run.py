@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import select
 
@@ -15,7 +15,7 @@ from nancalacc.faultkit.boundaries import Trace, traced
 from nancalacc.faultkit.subject import Ending, Scenario, Subject
 from nancalacc.orchestration.recovery import Environment, Recovery
 from nancalacc.saga.coordinator import Coordinator, Verdict
-from nancalacc.saga.definition import transaction_id_of
+from nancalacc.saga.definition import SagaDefinition, transaction_id_of
 from nancalacc.saga.moves import past_pivot
 from nancalacc.store.database import Database
 from nancalacc.store.repository import SagaStore
@@ -32,19 +32,43 @@ TRIES = 5
 """How often a job is tried that ends with a transient error."""
 
 
+class Engine:
+    """A store and a coordinator over a database, for any number of runs one after the other."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.store = SagaStore(database)
+        self.coordinator = Coordinator(
+            self.store, heartbeat_seconds=NO_HEARTBEAT_SECONDS, stale_seconds=0, sleep=lambda _: None
+        )
+
+
+def recover(
+    coordinator: Coordinator,
+    database: Database,
+    definition: SagaDefinition,
+    *,
+    services: Any,
+    stale_seconds: float,
+) -> None:
+    """What `saga_recovery` does, where the runs of all sagas are over."""
+    environment = Environment(
+        is_live=lambda _: False, definition_of=lambda _: definition, services_of=lambda _: services
+    )
+    Recovery(coordinator, database, environment, stale_seconds=stale_seconds).recover()
+
+
 class Run:
     """A run over a database; `trace` learns which job is under way."""
 
-    def __init__(self, subject: Subject, database: Database, *, scenario: Scenario, trace: Trace) -> None:
+    def __init__(self, subject: Subject, engine: Engine, *, scenario: Scenario, trace: Trace) -> None:
         self._subject = subject
-        self._database = database
+        self._database = engine.database
+        self._store = engine.store
+        self._coordinator = engine.coordinator
         self._scenario = scenario
         self._trace = trace
         self._definition = traced(subject.definition, trace, fails=scenario.fails)
-        self._store = SagaStore(database)
-        self._coordinator = Coordinator(
-            self._store, heartbeat_seconds=NO_HEARTBEAT_SECONDS, stale_seconds=0, sleep=lambda _: None
-        )
         self._failed: set[str] = set()
         self._may_undo = True
         self.transaction_id = transaction_id_of(dag_id=subject.dag_id, run_id=subject.run_id)
@@ -60,12 +84,13 @@ class Run:
     def recover(self) -> None:
         """What `saga_recovery` does when the run is over."""
         self._trace.job = "recovery"
-        environment = Environment(
-            is_live=lambda _: False,
-            definition_of=lambda _: self._definition,
-            services_of=lambda _: self._subject.services,
+        recover(
+            self._coordinator,
+            self._database,
+            self._definition,
+            services=self._subject.services,
+            stale_seconds=0,
         )
-        Recovery(self._coordinator, self._database, environment, stale_seconds=0).recover()
 
     def is_past_pivot(self) -> bool:
         """Whether it has published, or may have."""
