@@ -358,10 +358,15 @@ class Coordinator(SagaReader):
         self._terminate(stale)
 
     def _is_alive(self, record: StepRecord) -> bool:
+        """Whether there was a sign of life lately.
+
+        One from far ahead was given before the database's clock went back. Who lives gives another
+        one soon; until then the fence protects what it does.
+        """
         return (
             record.status is StepStatus.IN_PROGRESS
             and record.heartbeat_age is not None
-            and record.heartbeat_age < self._stale_seconds
+            and abs(record.heartbeat_age) < self._stale_seconds
         )
 
     def _execute(self, transaction_id: str, step: Step, epoch: int, *, services: Any) -> Mapping[str, Any]:
