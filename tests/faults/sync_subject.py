@@ -17,7 +17,8 @@ from nancalacc.clients.transport import AnswerLostError, NotSentError, Response
 from nancalacc.clients.wps import WpsClient
 from nancalacc.config import ConnectionInfo, DingTalkSettings, Settings, WpsSettings
 from nancalacc.faultkit.boundaries import Trace, TracedDatabase
-from nancalacc.faultkit.clock import Clock
+from nancalacc.faultkit.clock import Clock, install_clock
+from nancalacc.faultkit.kit import FaultKit
 from nancalacc.faultkit.run import Engine, Run
 from nancalacc.faultkit.subject import FORWARD, Ending, Scenario, Setup, Subject
 from nancalacc.saga.definition import SagaDefinition
@@ -39,6 +40,7 @@ SETTINGS = Settings(
 )
 START = datetime(2026, 5, 1, tzinfo=UTC)
 REFUSED = Scenario("back because WPS refuses", stands=True)
+DINGTALK_AWAY, WPS_AWAY = Scenario("DingTalk is away", stands=True), Scenario("WPS is away", stands=True)
 SNAPSHOT_TABLES = ("tb_las_department", "tb_las_user", "tb_las_department_user")
 INCREMENT_TABLES = tuple(f"{table}_increment" for table in SNAPSHOT_TABLES)
 CONFIG = "SELECT third_company_id, platform_ids, company_id, status FROM tb_company_cfg"
@@ -197,6 +199,9 @@ class SyncWorld:
             directory.new_id()
         if scenario == REFUSED:
             self._sandbox.faults.add("errcode", path="full/sync", code="400", times=None)
+        if scenario in {DINGTALK_AWAY, WPS_AWAY}:
+            path = "topapi" if scenario == DINGTALK_AWAY else "/openapi"
+            self._sandbox.faults.add("drop", path=path, times=None)
 
     def mend(self) -> None:
         self._sandbox.faults.clear()
@@ -282,3 +287,14 @@ def sync_world(url: str, definition: SagaDefinition) -> Iterator[SyncWorld]:
         dingtalk = sandbox.dingtalk_connection
         dingtalk = replace(dingtalk, extra={**dingtalk.extra, "calls_per_second": 0})
         yield SyncWorld(Connections(url, dingtalk, sandbox.wps_connection), sandbox, definition)
+
+
+@contextmanager
+def sync_kit(url: str, definition: SagaDefinition) -> Iterator[FaultKit]:
+    """The kit over one of the sagas; nobody waits, because the database's clock is moved instead."""
+    install_clock(url)
+    with (
+        sync_world(url, definition) as world,
+        FaultKit(url, world.setup, world, preload=[__name__]) as kit,
+    ):
+        yield kit

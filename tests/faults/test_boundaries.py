@@ -1,39 +1,15 @@
 """Processes killed at every boundary of every definition: the system ends right, without a person."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 
-from faults.sync_subject import REFUSED, sync_world
-from faults.toy_subject import ToyWorld, toy_setup
-from nancalacc.faultkit.clock import install_clock
-from nancalacc.faultkit.kit import FaultKit
+from faults.sync_subject import REFUSED, sync_kit
+from faults.toy_subject import toy_kit
 from nancalacc.faultkit.report import Report
 from nancalacc.faultkit.subject import FORWARD, back_from
-from nancalacc.saga.definition import SagaDefinition
 from nancalacc.sync.full import FULL_SYNC
 from nancalacc.sync.incremental import INCREMENTAL_SYNC
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
-
-
-@pytest.fixture
-def toy_kit(toy_url: str) -> Iterator[FaultKit]:
-    world = ToyWorld(toy_url)
-    with FaultKit(toy_url, toy_setup(toy_url), world, preload=["faults.toy_subject"]) as kit:
-        yield kit
-    world.close()
-
-
-@contextmanager
-def sync_kit(url: str, definition: SagaDefinition) -> Iterator[FaultKit]:
-    install_clock(url)
-    with (
-        sync_world(url, definition) as world,
-        FaultKit(url, world.setup, world, preload=["faults.sync_subject"]) as kit,
-    ):
-        yield kit
+pytestmark = pytest.mark.timeout(600)
 
 
 def tell(capsys: pytest.CaptureFixture[str], name: str, report: Report) -> None:
@@ -41,12 +17,22 @@ def tell(capsys: pytest.CaptureFixture[str], name: str, report: Report) -> None:
         print(f"\n{name}\n{report}")
 
 
-def test_the_toy_saga_ends_right(toy_kit, capsys):
-    report = toy_kit.kill_everywhere(FORWARD, back_from("publish"))
+def test_the_toy_saga_ends_right_from_some_boundaries(toy_url):
+    with toy_kit(toy_url) as kit:
+        report = kit.kill_everywhere(FORWARD, back_from("publish"), alternately=True, every=9)
+        report += kit.suspend_everywhere(every=25)
+    assert not report.wrong
+
+
+@pytest.mark.slow
+def test_the_toy_saga_ends_right(toy_url, capsys):
+    with toy_kit(toy_url) as kit:
+        report = kit.kill_everywhere(FORWARD, back_from("publish"))
     tell(capsys, "toy", report)
     assert not report.wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "definition, scenarios",
     [

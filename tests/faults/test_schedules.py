@@ -62,7 +62,7 @@ class Stage:
         self.endings: Counter[str] = Counter()
 
     def close(self) -> None:
-        for each in (*self._actors.values(), self._world, self._connection, self._database):
+        for each in (*self._actors.values(), self._connection, self._database):
             each.close()
 
     def play(self, schedule: Schedule, parts: list[list[Any]], answers: list[str]) -> list[str]:

@@ -1,12 +1,14 @@
 """The toy saga as a subject of the fault kit; its whole world is in its database."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import psycopg
 
 from nancalacc.faultkit.boundaries import Trace
+from nancalacc.faultkit.kit import FaultKit
 from nancalacc.faultkit.subject import Ending, Scenario, Setup, Subject
 from nancalacc.saga.state import SagaStatus
 from toy_saga import DAG, TOY, Hook, ToyServices
@@ -28,10 +30,7 @@ class ToyWorld:
     """The rows of its steps, and what it has published."""
 
     def __init__(self, url: str) -> None:
-        self._connection = psycopg.connect(url, autocommit=True)
-
-    def close(self) -> None:
-        self._connection.close()
+        self._url = url
 
     def reset(self, scenario: Scenario) -> None:
         """The kit puts all tables back."""
@@ -56,4 +55,11 @@ class ToyWorld:
         return [f"there are still {effects}, published {len(published)} times"] * left
 
     def _rows(self, query: str, **values: Any) -> list[Any]:
-        return self._connection.execute(query.encode(), values).fetchall()
+        with psycopg.connect(self._url) as connection:
+            return connection.execute(query.encode(), values).fetchall()
+
+
+@contextmanager
+def toy_kit(url: str) -> Iterator[FaultKit]:
+    with FaultKit(url, toy_setup(url), ToyWorld(url), preload=[__name__]) as kit:
+        yield kit

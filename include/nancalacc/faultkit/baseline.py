@@ -23,37 +23,33 @@ class Baseline:
     """
 
     def __init__(self, url: str) -> None:
-        self._connection = psycopg.connect(url.replace("+psycopg", "", 1), autocommit=True)
-        self._connection.execute(f"SET lock_timeout = '{RESET_SECONDS}s'")
+        self._url = url.replace("+psycopg", "", 1)
         self._restore = sql.Composed([])
-
-    def close(self) -> None:
-        """End the connection; the kept rows stay with the database."""
-        self._connection.close()
 
     def keep(self) -> None:
         """Take the present rows as those to go back to."""
-        self._connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
-        self._connection.execute(f"CREATE SCHEMA {SCHEMA}")
         statements: list[sql.Composable] = [sql.SQL("SET LOCAL session_replication_role = replica")]
-        for table, columns in self._connection.execute(COLUMNS).fetchall():
-            names = {
-                "mine": sql.Identifier("public", table),
-                "kept": sql.Identifier(SCHEMA, table),
-                "columns": sql.SQL(", ").join(map(sql.Identifier, columns)),
-            }
-            self._connection.execute(
-                sql.SQL("CREATE TABLE {kept} AS SELECT {columns} FROM {mine}").format(**names)
-            )
-            statements += [
-                sql.SQL("DELETE FROM {mine}").format(**names),
-                sql.SQL(
-                    "INSERT INTO {mine} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {kept}"
-                ).format(**names),
-            ]
+        with psycopg.connect(self._url) as connection:
+            connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
+            connection.execute(f"CREATE SCHEMA {SCHEMA}")
+            for table, columns in connection.execute(COLUMNS).fetchall():
+                names = {
+                    "mine": sql.Identifier("public", table),
+                    "kept": sql.Identifier(SCHEMA, table),
+                    "columns": sql.SQL(", ").join(map(sql.Identifier, columns)),
+                }
+                connection.execute(
+                    sql.SQL("CREATE TABLE {kept} AS SELECT {columns} FROM {mine}").format(**names)
+                )
+                statements += [
+                    sql.SQL("DELETE FROM {mine}").format(**names),
+                    sql.SQL(
+                        "INSERT INTO {mine} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {kept}"
+                    ).format(**names),
+                ]
         self._restore = sql.SQL("; ").join(statements)
 
     def restore(self) -> None:
         """Go back to the rows that were kept; sequences go on."""
-        with self._connection.transaction():
-            self._connection.execute(self._restore)
+        with psycopg.connect(self._url, options=f"-c lock_timeout={RESET_SECONDS}s") as connection:
+            connection.execute(self._restore)

@@ -47,10 +47,12 @@ class Boundary:
 class Trace:
     """Counts the boundaries that this process passes; at one of them it calls `strike`."""
 
-    def __init__(
-        self, *, strike_at: Boundary | None = None, strike: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, strike_at: Boundary | None = None, strike: Callable[[], None] = lambda: None) -> None:
         self.job = ""
+        self.arm(strike_at, strike)
+
+    def arm(self, strike_at: Boundary | None = None, strike: Callable[[], None] = lambda: None) -> None:
+        """Begin to count anew, to strike elsewhere or nowhere."""
         self.passed: list[Boundary] = []
         self._strike_at = strike_at
         self._strike = strike

@@ -9,6 +9,7 @@ from psycopg import sql
 
 SCHEMA = "faultkit_clock"
 INSTALL = f"""
+DROP SCHEMA IF EXISTS {SCHEMA} CASCADE;
 CREATE SCHEMA {SCHEMA};
 CREATE SEQUENCE {SCHEMA}.milliseconds MINVALUE {-(10**12)} START 0;
 CREATE FUNCTION {SCHEMA}.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS

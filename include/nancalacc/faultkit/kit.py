@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
-from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
 from types import TracebackType
 from typing import Self
 
 from nancalacc.errors import NancalaccError
 from nancalacc.faultkit.baseline import Baseline
-from nancalacc.faultkit.boundaries import Boundary, Trace, TracedDatabase
+from nancalacc.faultkit.boundaries import Boundary, Kind, Trace, TracedDatabase
+from nancalacc.faultkit.children import Children
 from nancalacc.faultkit.judgement import judge
 from nancalacc.faultkit.report import Case, Report
-from nancalacc.faultkit.run import OUTCOME, Engine, Run
+from nancalacc.faultkit.run import OUTCOME, START, Engine, Run
 from nancalacc.faultkit.subject import FORWARD, Ending, Scenario, Setup, World
 from nancalacc.saga.state import SagaStatus
-
-CHILD_SECONDS = 60.0
-"""After this a child that neither ends nor dies is a failure of its own."""
 
 
 class Way(StrEnum):
@@ -49,7 +41,7 @@ class FaultKit:
         self._world = world
         self._baseline = Baseline(url)
         self._baseline.keep()
-        self._processes = _forks([__name__, *preload])
+        self._children = Children(url, setup, preload=preload)
         self._trace = Trace()
         self._database = TracedDatabase(url, self._trace)
         self._engine = Engine(self._database)
@@ -64,31 +56,28 @@ class FaultKit:
         traceback: TracebackType | None,
     ) -> None:
         self._database.close()
-        self._baseline.close()
 
     def boundaries(self, scenario: Scenario = FORWARD) -> tuple[Boundary, ...]:
         """Every boundary that a run which nobody disturbs passes; raises AssertionError if it ends wrong."""
         self._reset(scenario)
-        receiver, sender = self._processes.Pipe(duplex=False)
-        self._child(scenario, strike_at=None, sender=sender)
-        found: tuple[Boundary, ...] = receiver.recv()
+        found = self._children.record(scenario)
         ending = self._run(scenario).ending()
         wrongs = self._wrongs(ending) + _wrong_status(ending, is_forward=scenario.is_forward)
         if wrongs:
             raise AssertionError(f"{scenario}, undisturbed: {'; '.join(wrongs)}")
         return found
 
-    def kill_everywhere(self, *scenarios: Scenario, alternately: bool = False) -> Report:
+    def kill_everywhere(self, *scenarios: Scenario, alternately: bool = False, every: int = 1) -> Report:
         """Kill at every boundary of the scenarios, once for each way, or each way in turn `alternately`.
 
-        What two scenarios have in common is done in the first one only.
+        What two scenarios have in common is done in the first one only. `every`: only each n-th.
         """
         cases: list[Case] = []
         done: set[Boundary] = set()
         for scenario in scenarios:
             found = [boundary for boundary in self.boundaries(scenario) if boundary not in done]
             done.update(found)
-            for number, boundary in enumerate(found):
+            for number, boundary in enumerate(found[::every]):
                 ways = [tuple(Way)[number % len(Way)]] if alternately else Way
                 cases += [self.case(scenario, boundary, way=way) for way in ways]
         return Report(tuple(cases))
@@ -97,31 +86,102 @@ class FaultKit:
         """Kill a run at the boundary, let the system end it, and judge; then clear what was undone."""
         started = time.monotonic()
         self._reset(scenario)
-        wrongs = [] if self._child(scenario, strike_at=boundary) else ["the boundary was not reached"]
-        try:
-            wrongs += self._go_on(scenario, boundary, way=way)
-        except NancalaccError as error:
-            wrongs.append(f"{type(error).__name__}: {error}")
-        return Case(scenario.name, boundary, way.value, time.monotonic() - started, tuple(wrongs))
+        wrongs = [] if self._children.kill(scenario, boundary) else ["the boundary was not reached"]
+        wrongs += self._go_on(scenario, start=boundary.job, way=way)
+        return Case(scenario.name, boundary, f"kill, {way}", time.monotonic() - started, tuple(wrongs))
 
-    def _go_on(self, scenario: Scenario, boundary: Boundary, *, way: Way) -> list[str]:
-        run = self._run(scenario)
-        is_forward = scenario.is_forward if way is Way.RETRY else run.is_past_pivot()
-        try:
+    def suspend_everywhere(self, scenario: Scenario = FORWARD, *, every: int = 1) -> Report:
+        """Suspend a process at every boundary; it wakes up when another one has ended its saga.
+
+        That is a retry and a recovery in turn.
+        """
+        found = self.boundaries(scenario)[::every]
+        return Report(
+            tuple(
+                self._suspend(scenario, boundary, way=tuple(Way)[number % len(Way)])
+                for number, boundary in enumerate(found)
+            )
+        )
+
+    def disturb_everywhere(
+        self,
+        disturb: Callable[[], None],
+        *,
+        scenario: Scenario = FORWARD,
+        kinds: Collection[Kind] = tuple(Kind),
+        every: int = 1,
+        pause: float = 0,
+    ) -> Report:
+        """Call `disturb` at every boundary of these kinds; the process lives, and its jobs are retried.
+
+        It may raise. `every`: only each n-th boundary; `pause`: seconds before a retry.
+        """
+        found = [each for each in self.boundaries(scenario) if each.kind in kinds]
+        return Report(tuple(self._disturb(scenario, each, disturb, pause) for each in found[::every]))
+
+    def endure(self, scenario: Scenario) -> list[str]:
+        """Run a scenario in which the world stands in the way, mend that, and say what is wrong then."""
+        self._reset(scenario)
+        return self._go_on(scenario, start=START, way=Way.RETRY)
+
+    def _suspend(self, scenario: Scenario, boundary: Boundary, *, way: Way) -> Case:
+        started = time.monotonic()
+        self._reset(scenario)
+        with self._children.suspended(scenario, boundary):
+            run = self._run(scenario)
+            is_forward = scenario.is_forward if way is Way.RETRY else run.is_past_pivot()
             if way is Way.RETRY:
                 run.go(start=boundary.job)
             else:
                 run.recover()
-        except NancalaccError:
-            if not scenario.stands:
-                raise
+            before = run.ending()
+        after = run.ending()
+        wrongs = []
+        if before.saga is None:
+            # It has made the saga after the recovery looked for one: the next recovery finds it.
+            run.recover()
+        elif (before.saga, before.events) != (after.saga, after.events):
+            wrongs.append("the process that woke up has changed the saga")
+        ending = run.ending()
+        wrongs += self._wrongs(ending) + _wrong_status(ending, is_forward=is_forward)
+        return Case(scenario.name, boundary, f"suspend, {way}", time.monotonic() - started, tuple(wrongs))
+
+    def _disturb(
+        self, scenario: Scenario, boundary: Boundary, disturb: Callable[[], None], pause: float
+    ) -> Case:
+        started = time.monotonic()
+        self._reset(scenario)
+        run = self._run(scenario)
+        wrongs = []
+        self._trace.arm(boundary, disturb)
+        try:
+            run.go(pause=pause)
+        except NancalaccError as error:
+            wrongs.append(f"{type(error).__name__}: {error}")
+        wrongs += [] if boundary in self._trace.passed else ["the boundary was not reached"]
+        self._trace.arm()
+        ending = run.ending()
+        wrongs += self._wrongs(ending) + _wrong_status(ending, is_forward=scenario.is_forward)
+        return Case(scenario.name, boundary, "disturb", time.monotonic() - started, tuple(wrongs))
+
+    def _go_on(self, scenario: Scenario, *, start: str, way: Way) -> list[str]:
+        run = self._run(scenario)
+        is_forward = scenario.is_forward if way is Way.RETRY else run.is_past_pivot()
+        wrongs = []
+        try:
+            if way is Way.RETRY:
+                run.go(start=start)
+            else:
+                run.recover()
+        except NancalaccError as error:
+            wrongs = [] if scenario.stands else [f"{type(error).__name__}: {error}"]
         ending = run.ending()
         if scenario.stands and ending.saga is not None and not ending.saga.status.ended:
             # Published, or perhaps, and refused since: it stays open until somebody sees to it.
             self._world.mend()
             run.go(start=OUTCOME)
             ending, is_forward = run.ending(), True
-        wrongs = self._wrongs(ending) + _wrong_status(ending, is_forward=is_forward)
+        wrongs += self._wrongs(ending) + _wrong_status(ending, is_forward=is_forward)
         if not _is_completed(ending):
             wrongs += [f"cleared: {wrong}" for wrong in self._clear()]
         return wrongs
@@ -145,22 +205,6 @@ class FaultKit:
         definition = self._setup(self._trace).definition
         return [*judge(definition, ending), *self._world.wrongs(ending)]
 
-    def _child(
-        self, scenario: Scenario, *, strike_at: Boundary | None, sender: Connection | None = None
-    ) -> bool:
-        """Run the scenario in a child; returns whether it died at the boundary."""
-        arguments = (self._url, self._setup, scenario, strike_at, sender)
-        child = self._processes.Process(target=_run_child, args=arguments)
-        child.start()
-        try:
-            child.join(CHILD_SECONDS)
-            if child.exitcode not in {0, -signal.SIGKILL}:
-                raise AssertionError(f"a child ended with {child.exitcode} at {strike_at}")
-            return child.exitcode == -signal.SIGKILL
-        finally:
-            child.kill()
-            child.join()
-
 
 def _is_completed(ending: Ending) -> bool:
     return ending.saga is not None and ending.saga.status is SagaStatus.COMPLETED
@@ -171,31 +215,3 @@ def _wrong_status(ending: Ending, *, is_forward: bool) -> list[str]:
         return []
     status = ending.saga.status.value if ending.saga else "not there"
     return [f"it had to go {'forward' if is_forward else 'back'}, and is {status}"]
-
-
-def _forks(preload: Sequence[str]) -> ForkServerContext:
-    """Processes forked from one without threads, which has everything imported."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(preload))
-    before = os.environ.get("PYTHONPATH")
-    # The server of forks looks for what it is to import before it is told our sys.path.
-    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
-    try:
-        first = context.Process(target=os.getpid)
-        first.start()
-        first.join()
-    finally:
-        del os.environ["PYTHONPATH"]
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
-    return context
-
-
-def _run_child(
-    url: str, setup: Setup, scenario: Scenario, strike_at: Boundary | None, sender: Connection | None
-) -> None:
-    trace = Trace(strike_at=strike_at, strike=lambda: os.kill(os.getpid(), signal.SIGKILL))
-    with TracedDatabase(url, trace) as database:
-        Run(setup(trace), Engine(database), scenario=scenario, trace=trace).go()
-    if sender is not None:
-        sender.send(tuple(trace.passed))

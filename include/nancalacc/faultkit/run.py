@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -29,7 +30,6 @@ NO_HEARTBEAT_SECONDS = 3600.0
 """The kit decides who is dead: attempts give no signs of life, and all count as left."""
 START, SETTLE, OUTCOME = "start", "settle", "outcome"
 TRIES = 5
-"""How often a job is tried that ends with a transient error."""
 
 
 class Engine:
@@ -71,13 +71,18 @@ class Run:
         self._definition = traced(subject.definition, trace, fails=scenario.fails)
         self._failed: set[str] = set()
         self._may_undo = True
+        self._tries, self._pause = TRIES, 0.0
         self.transaction_id = transaction_id_of(dag_id=subject.dag_id, run_id=subject.run_id)
 
-    def go(self, *, start: str = START) -> None:
-        """Do all jobs from `start` on. Raises what the last one, the outcome, raises."""
+    def go(self, *, start: str = START, until: str = OUTCOME, tries: int = TRIES, pause: float = 0) -> None:
+        """Do all jobs from `start` to `until`. Raises what the last one, the outcome, raises.
+
+        `tries`: how often a job is tried that ends with a transient error, after a pause in seconds.
+        """
+        self._tries, self._pause = tries, pause
         jobs = self._jobs()
         names = list(jobs)
-        for name in names[names.index(start) :]:
+        for name in names[names.index(start) : names.index(until) + 1]:
             self._trace.job = name
             jobs[name]()
 
@@ -175,9 +180,10 @@ class Run:
         )
 
     def _tried(self, job: Callable[[], T]) -> T:
-        for _ in range(TRIES - 1):
+        for _ in range(self._tries - 1):
             try:
                 return job()
             except TransientError as error:
                 log.info("%s: %s; trying again", self._trace.job, error)
+                time.sleep(self._pause)
         return job()
