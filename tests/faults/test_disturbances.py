@@ -65,7 +65,7 @@ def test_a_server_that_crashes_anywhere_is_waited_for(template_database, capsys)
         with Database(url) as database, database.transaction() as connection:
             create_tables(connection)
         with toy_kit(url) as kit:
-            report = kit.disturb_everywhere(partial(crash, url), kinds=[Kind.COMMIT], every=6, pause=1)
+            report = kit.disturb_everywhere(partial(crash, url), kinds=[Kind.COMMIT], every=7)
     tell(capsys, "server crashed, toy", report)
     assert not report.wrong
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from contextlib import suppress
 from typing import NoReturn
 
 import psycopg
@@ -11,6 +13,7 @@ import psycopg
 from nancalacc.errors import DatabaseError
 
 END_MILLISECONDS = 5000
+RECOVERY_SECONDS, POLL_SECONDS = 60.0, 0.05
 OURS = "application_name LIKE 'nancalacc%' AND datname = current_database()"
 
 
@@ -26,10 +29,23 @@ def cut(url: str) -> None:
 def crash(url: str) -> None:
     """Have a server on this machine end all its sessions and recover, as after a power cut.
 
-    Commits that were not waited for may be lost.
+    Returns when it accepts connections again. Commits that were not waited for may be lost.
     """
-    with psycopg.connect(url.replace("+psycopg", "", 1), autocommit=True) as connection:
-        os.kill(connection.info.backend_pid, signal.SIGKILL)
+    plain = url.replace("+psycopg", "", 1)
+    with psycopg.connect(plain, autocommit=True) as victim, psycopg.connect(plain) as witness:
+        os.kill(victim.info.backend_pid, signal.SIGKILL)
+        with suppress(psycopg.OperationalError):
+            witness.execute("SELECT pg_sleep(%s)", [RECOVERY_SECONDS])
+    deadline = time.monotonic() + RECOVERY_SECONDS
+    while True:
+        try:
+            psycopg.connect(plain).close()
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_SECONDS)
+        else:
+            return
 
 
 def lose() -> NoReturn:

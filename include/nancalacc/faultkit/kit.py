@@ -110,14 +110,13 @@ class FaultKit:
         scenario: Scenario = FORWARD,
         kinds: Collection[Kind] = tuple(Kind),
         every: int = 1,
-        pause: float = 0,
     ) -> Report:
         """Call `disturb` at every boundary of these kinds; the process lives, and its jobs are retried.
 
-        It may raise. `every`: only each n-th boundary; `pause`: seconds before a retry.
+        It may raise. `every`: only each n-th boundary.
         """
         found = [each for each in self.boundaries(scenario) if each.kind in kinds]
-        return Report(tuple(self._disturb(scenario, each, disturb, pause) for each in found[::every]))
+        return Report(tuple(self._disturb(scenario, each, disturb) for each in found[::every]))
 
     def endure(self, scenario: Scenario) -> list[str]:
         """Run a scenario in which the world stands in the way, mend that, and say what is wrong then."""
@@ -146,16 +145,14 @@ class FaultKit:
         wrongs += self._wrongs(ending) + _wrong_status(ending, is_forward=is_forward)
         return Case(scenario.name, boundary, f"suspend, {way}", time.monotonic() - started, tuple(wrongs))
 
-    def _disturb(
-        self, scenario: Scenario, boundary: Boundary, disturb: Callable[[], None], pause: float
-    ) -> Case:
+    def _disturb(self, scenario: Scenario, boundary: Boundary, disturb: Callable[[], None]) -> Case:
         started = time.monotonic()
         self._reset(scenario)
         run = self._run(scenario)
         wrongs = []
         self._trace.arm(boundary, disturb)
         try:
-            run.go(pause=pause)
+            run.go()
         except NancalaccError as error:
             wrongs.append(f"{type(error).__name__}: {error}")
         wrongs += [] if boundary in self._trace.passed else ["the boundary was not reached"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -71,15 +70,15 @@ class Run:
         self._definition = traced(subject.definition, trace, fails=scenario.fails)
         self._failed: set[str] = set()
         self._may_undo = True
-        self._tries, self._pause = TRIES, 0.0
+        self._tries = TRIES
         self.transaction_id = transaction_id_of(dag_id=subject.dag_id, run_id=subject.run_id)
 
-    def go(self, *, start: str = START, until: str = OUTCOME, tries: int = TRIES, pause: float = 0) -> None:
+    def go(self, *, start: str = START, until: str = OUTCOME, tries: int = TRIES) -> None:
         """Do all jobs from `start` to `until`. Raises what the last one, the outcome, raises.
 
-        `tries`: how often a job is tried that ends with a transient error, after a pause in seconds.
+        `tries`: how often a job is tried that ends with a transient error.
         """
-        self._tries, self._pause = tries, pause
+        self._tries = tries
         jobs = self._jobs()
         names = list(jobs)
         for name in names[names.index(start) : names.index(until) + 1]:
@@ -185,5 +184,4 @@ class Run:
                 return job()
             except TransientError as error:
                 log.info("%s: %s; trying again", self._trace.job, error)
-                time.sleep(self._pause)
         return job()
