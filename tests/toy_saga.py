@@ -7,29 +7,26 @@ of `toy_published`, written on a connection of its own: no transaction of the en
 back.
 """
 
-import os
-import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
 from sqlalchemy import Connection, text
 
-from nancalacc.errors import CallRefusedError, FencedError, RefusedError
+from nancalacc.errors import CallRefusedError, RefusedError
 from nancalacc.saga.context import CompensationContext, StepContext
 from nancalacc.saga.coordinator import Coordinator, RunView
 from nancalacc.saga.definition import SagaDefinition, Step, StepKind
 from nancalacc.saga.records import EventRecord, SagaRecord, StepRecord
 from nancalacc.saga.state import SagaStatus
 from nancalacc.store import locks
-from nancalacc.store.database import SESSION_SETTINGS, Database
-from nancalacc.store.repository import LockedSaga, SagaStore
+from nancalacc.store.database import Database
+from nancalacc.store.repository import SagaStore
 
 COMPANY = "company-1"
 TASK_ID = "20260101020304"
@@ -58,6 +55,7 @@ class ToyServices:
     hook: Hook = lambda point, context: None
     task_id: str | None = TASK_ID
     refuse: str = ""
+    call: Callable[[str], AbstractContextManager[Any]] = nullcontext
     called: list[str] = field(default_factory=list)
 
     def at(self, point: str, context: Any) -> None:
@@ -119,7 +117,7 @@ def publish(context: StepContext) -> Mapping[str, Any]:
     except CallRefusedError:
         context.refused()
         raise
-    with psycopg.connect(services.url, autocommit=True) as outside:
+    with services.call("publish"), psycopg.connect(services.url, autocommit=True) as outside:
         outside.execute(
             "INSERT INTO toy_published VALUES (%s, %s)", (context.saga.transaction_id, context.saga.epoch)
         )
@@ -383,61 +381,3 @@ def check_events(events: Sequence[EventRecord]) -> None:
             saga = "completed"
         else:
             assert kind in {"task_marked", "warning"}, told
-
-
-class EndingStore(SagaStore):
-    """Ends or stops its process at the n-th change of the saga: before its commit, or before its lock."""
-
-    def __init__(self, database: Database, *, at: int, locked: bool, how: signal.Signals) -> None:
-        super().__init__(database)
-        self._left = at
-        self._locked = locked
-        self._how = how
-
-    @contextmanager
-    def join(self, connection: Connection, transaction_id: str) -> Iterator[LockedSaga]:
-        self._count(locked=False)
-        with super().join(connection, transaction_id) as locked:
-            yield locked
-            self._count(locked=True)
-
-    def _count(self, *, locked: bool) -> None:
-        if locked is self._locked:
-            self._left -= 1
-            if self._left == 0:
-                os.kill(os.getpid(), self._how)
-
-
-def run_in_process(
-    url: str,
-    *,
-    job: str = "steps",
-    point: str = "",
-    at: int = 0,
-    locked: bool = False,
-    how: signal.Signals = signal.SIGKILL,
-    pause: float = 0,
-    idle_timeout: str = "20s",
-) -> None:
-    """What a child process does: the steps, or the conclusion, until it is ended or stopped.
-
-    That happens at a `point` of an action, or at the n-th (`at`) change of the saga.
-    """
-    SESSION_SETTINGS["idle_in_transaction_session_timeout"] = idle_timeout
-
-    def store(database: Database) -> SagaStore:
-        return EndingStore(database, at=at, locked=locked, how=how) if at else SagaStore(database)
-
-    def hook(reached: str, context: Any) -> None:
-        time.sleep(pause)
-        if reached == point:
-            os.kill(os.getpid(), how)
-
-    with toy(url, store=store) as saga:
-        saga.services.hook = hook
-        try:
-            if job == "steps":
-                saga.run_until(NAMES[-1])
-            saga.conclude()
-        except FencedError:
-            sys.exit(FENCED)

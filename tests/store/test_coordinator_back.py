@@ -10,6 +10,7 @@ from nancalacc.errors import (
     CallRefusedError,
     GuardError,
     IllegalTransitionError,
+    RefusedError,
     TransientError,
     UnknownOutcomeError,
 )
@@ -379,3 +380,19 @@ def test_a_queued_task_of_a_cancelled_run_does_not_open_the_saga_again(saga: Toy
 
     saga.run("validate", run=RunView(started=datetime.now(tz=UTC) + timedelta(minutes=1)))
     assert saga.saga.status is SagaStatus.IN_PROGRESS
+
+
+@pytest.mark.parametrize("end", ["settle", "cancel"])
+def test_a_saga_that_ends_before_it_ran_has_no_progress_whatever_was_skipped(saga: Toy, end: str) -> None:
+    saga.skip("left")
+    assert saga.saga.progress > 0
+    getattr(saga, end)()
+    assert (saga.saga.status, saga.saga.progress) == (SagaStatus.CANCELLED, 0)
+
+
+def test_a_saga_that_is_refused_has_no_progress_whatever_was_skipped(saga: Toy) -> None:
+    saga.skip("left")
+    saga.services.hook = break_at("validate:before", RefusedError("no"))
+    with pytest.raises(RefusedError):
+        saga.run("validate")
+    assert (saga.saga.status, saga.saga.progress) == (SagaStatus.CANCELLED, 0)

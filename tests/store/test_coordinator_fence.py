@@ -272,3 +272,13 @@ def test_a_step_in_progress_when_the_run_is_settled_is_fenced_off(saga: Toy, mut
     assert isinstance(error, FencedError if back else type(None))
     saga.conclude()
     check_ended(saga)
+
+
+def test_a_sign_of_life_from_before_the_clock_went_back_keeps_nobody_waiting(saga: Toy) -> None:
+    saga.run("validate")
+    saga.query(
+        "UPDATE saga_steps SET status = 'in_progress', heartbeat_at = timezone('utc', now()) + interval '1 h'"
+        " WHERE step_name = 'validate' RETURNING 1"
+    )
+    saga.run("validate")
+    assert saga.steps["validate"].attempt == 2

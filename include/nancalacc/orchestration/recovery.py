@@ -124,7 +124,8 @@ class Recovery:
 
     def _look_at(self, candidate: OpenSaga) -> Result:
         saga, silence = candidate.saga, candidate.silence
-        silent = silence is None or silence >= self._stale_seconds
+        # A sign of life from far ahead was given before the database's clock went back.
+        silent = silence is None or abs(silence) >= self._stale_seconds
         if self._environment.is_live(saga):
             if candidate.running is None or not silent:
                 return Result.LIVE

@@ -11,9 +11,9 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC
 from enum import StrEnum
 from typing import Any
 from uuid import uuid4
@@ -27,7 +27,8 @@ from nancalacc.errors import (
     TransientError,
 )
 from nancalacc.saga import moves
-from nancalacc.saga.context import CompensationContext
+from nancalacc.saga import settlement as settlements
+from nancalacc.saga.compensation import Compensation
 from nancalacc.saga.definition import SagaDefinition, Step, transaction_id_of
 from nancalacc.saga.execution import (
     RUNNING,
@@ -38,48 +39,20 @@ from nancalacc.saga.execution import (
     session_name,
 )
 from nancalacc.saga.heartbeat import HeartBeats
-from nancalacc.saga.records import NOW, EventRecord, SagaRecord, StepRecord
+from nancalacc.saga.reading import SagaReader
+from nancalacc.saga.records import NOW, SagaRecord, StepRecord
+from nancalacc.saga.settlement import MARKED, RunView, Settlement, Verdict
 from nancalacc.saga.state import EventType, SagaStatus, StepStatus
 from nancalacc.saga.storage import Locked, Storage
 from nancalacc.saga.telemetry import observed
+
+__all__ = ["AttemptEnd", "Coordinator", "RunView", "Settlement", "Verdict"]
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 DONE_COUNTS = RUNNING | {SagaStatus.COMPLETED}
 """A saga whose done steps are done: it has not gone back."""
-MARKED = "Its task was marked successful by hand"
-
-
-class Verdict(StrEnum):
-    """What there is to do when every step task of a run has ended."""
-
-    COMPLETED = "completed"
-    FORWARD = "forward"
-    COMPENSATE = "compensate"
-    ENDED = "ended"
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """A verdict; `first` is the step whose compensation comes first."""
-
-    verdict: Verdict
-    first: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RunView:
-    """What the scheduler knows about the run in which a step begins.
-
-    `closed`: the tasks that settle and conclude the run have ended and will not run again.
-    `green`: steps whose task counts as successful there, whoever made it so.
-    `started`: when the run last started (aware), None when that is not known.
-    """
-
-    closed: bool = False
-    started: datetime | None = None
-    green: frozenset[str] = field(default_factory=frozenset)
 
 
 class AttemptEnd(StrEnum):
@@ -105,7 +78,7 @@ class _Taken:
     left_by: str | None
 
 
-class Coordinator:
+class Coordinator(SagaReader):
     """The saga engine over a store."""
 
     def __init__(
@@ -116,7 +89,8 @@ class Coordinator:
         stale_seconds: float = 30,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._storage = storage
+        super().__init__(storage)
+        self._compensation = Compensation(storage)
         self._heart_beats = HeartBeats(seconds=heartbeat_seconds)
         self._stale_seconds = stale_seconds
         self._sleep = sleep
@@ -226,28 +200,10 @@ class Coordinator:
         run: RunView = RunView(),
     ) -> Settlement:
         """Decide, when all step tasks have ended: completed, forward, or compensation (started here)."""
-        stale: list[str] = []
         with self._storage.open(transaction_id) as locked:
-            if locked.saga.status is SagaStatus.PENDING:
-                moves.cancel_pending(locked, reason="No step of it ever ran")
-            if locked.saga.status is SagaStatus.COMPLETED:
-                return Settlement(Verdict.COMPLETED)
-            if locked.saga.status.ended:
-                return Settlement(Verdict.ENDED)
-            if locked.saga.status in RUNNING:
-                for step in definition:
-                    if step.name in run.green and self._is_marked(locked, step):
-                        stale += moves.skip(locked, step.name, reason=MARKED)
-                if all(step.status.done for step in locked.steps.values()):
-                    moves.complete(locked)
-                    return Settlement(Verdict.COMPLETED)
-                if moves.past_pivot(definition, locked.steps):
-                    moves.fail_if_open(locked)
-                    return Settlement(Verdict.FORWARD)
-                stale += moves.start_compensation(locked)
-            first = moves.first_to_compensate(definition, locked)
+            settlement, stale = settlements.settle(locked, definition, run=run, is_alive=self._is_alive)
         self._terminate(stale)
-        return Settlement(Verdict.COMPENSATE, first=first)
+        return settlement
 
     def compensate_step(
         self, definition: SagaDefinition, transaction_id: str, name: str, *, services: Any
@@ -256,32 +212,11 @@ class Coordinator:
 
         The last one ends the saga. Raises what the compensation raises; it may be called again.
         """
-        step = definition[name]
-        with self._storage.open(transaction_id) as locked:
-            if locked.saga.status in {SagaStatus.COMPENSATED, SagaStatus.CANCELLED}:
-                return False
-            if locked.saga.status is not SagaStatus.COMPENSATING:
-                raise IllegalTransitionError(
-                    f"Saga {transaction_id} is {locked.saga.status.value}, not compensating"
-                )
-            for later in definition.steps[definition.position(name) :]:
-                if moves.to_undo(later, locked.steps[later.name]):
-                    raise IllegalTransitionError(
-                        f"Saga {transaction_id}: {later.name} must be compensated before {name}"
-                    )
-            needed = moves.to_undo(step, locked.steps[name])
-            if needed and locked.steps[name].status is not StepStatus.COMPENSATING:
-                locked.set_step(name, StepStatus.COMPENSATING)
-                locked.append(EventType.COMPENSATION_STARTED, name)
-        if needed:
-            self._undo(step, transaction_id, services=services)
-        self._end_compensation(definition, transaction_id)
-        return needed
+        return self._compensation.undo_step(definition, transaction_id, name, services=services)
 
     def compensate_all(self, definition: SagaDefinition, transaction_id: str, *, services: Any) -> None:
         """Undo everything that is still to be undone, in reverse, and end the saga."""
-        for step in reversed(definition.steps):
-            self.compensate_step(definition, transaction_id, step.name, services=services)
+        self._compensation.undo_all(definition, transaction_id, services=services)
 
     def conclude(
         self,
@@ -342,57 +277,6 @@ class Coordinator:
             self.compensate_all(definition, transaction_id, services=services)
         return self._get(transaction_id)[0]
 
-    # Reading
-
-    def exists(self, transaction_id: str) -> bool:
-        """True when there is such a saga."""
-        return self._storage.get(transaction_id) is not None
-
-    def get(self, transaction_id: str) -> tuple[SagaRecord, tuple[StepRecord, ...]]:
-        """A saga and its steps in order; raises IllegalTransitionError when there is no such saga."""
-        found = self._storage.get(transaction_id)
-        if found is None:
-            raise IllegalTransitionError(f"There is no saga {transaction_id}")
-        return found
-
-    def list(
-        self,
-        *,
-        statuses: Sequence[SagaStatus] = (),
-        definition: str | None = None,
-        third_company_id: str | None = None,
-        limit: int = 50,
-        offset: int = 0,
-    ) -> tuple[SagaRecord, ...]:
-        """Sagas, newest first."""
-        return self._storage.list(
-            statuses=statuses,
-            definition=definition,
-            third_company_id=third_company_id,
-            limit=limit,
-            offset=offset,
-        )
-
-    def events(self, transaction_id: str, *, after: int = 0, limit: int = 1000) -> tuple[EventRecord, ...]:
-        """Events of a saga in the order in which they were written."""
-        return self._storage.events(transaction_id, after=after, limit=limit)
-
-    def statistics(self) -> dict[str, dict[str, int]]:
-        """How many sagas of each definition have each status."""
-        counts: dict[str, dict[str, int]] = {}
-        for (definition, status), count in self._storage.count_by_status().items():
-            counts.setdefault(definition, {})[status.value] = count
-        return counts
-
-    def health(self) -> dict[str, Any]:
-        """Whether the store answers, and how many sagas are open; raises DatabaseError otherwise."""
-        open_ = [status for status in SagaStatus if not status.ended]
-        counts = self._storage.count_by_status()
-        return {
-            "database": "ok",
-            "open": sum(count for (_, status), count in counts.items() if status in open_),
-        }
-
     # Parts
 
     def _get(self, transaction_id: str) -> tuple[SagaRecord, dict[str, StepRecord]]:
@@ -443,16 +327,8 @@ class Coordinator:
                     raise IllegalTransitionError(
                         f"Saga {transaction_id} is being cancelled: wait until it is, then clear the task"
                     )
-            self._finish_compensation(definition, transaction_id, services=services)
+            self._compensation.finish(definition, transaction_id, services=services)
         return begun, locked.saga.epoch, missing
-
-    def _finish_compensation(self, definition: SagaDefinition, transaction_id: str, *, services: Any) -> None:
-        """Undo everything; of two that do so at once one may find the saga open again already."""
-        try:
-            self.compensate_all(definition, transaction_id, services=services)
-        except IllegalTransitionError:
-            if self._get(transaction_id)[0].status is SagaStatus.COMPENSATING:
-                raise
 
     def _honour_mark(self, step: Step, transaction_id: str, epoch: int, *, run: RunView) -> None:
         """Skip a predecessor that a person marked successful, if it may be; otherwise record the mark."""
@@ -481,20 +357,16 @@ class Coordinator:
             self._sleep(POLL_SECONDS)
         self._terminate(stale)
 
-    def _is_marked(self, locked: Locked, step: Step) -> bool:
-        record = locked.steps[step.name]
-        return (
-            step.skippable
-            and not record.status.done
-            and not self._is_alive(record)
-            and not locked.has_event(EventType.STEP_COMPLETED, step.name)
-        )
-
     def _is_alive(self, record: StepRecord) -> bool:
+        """Whether there was a sign of life lately.
+
+        One from far ahead was given before the database's clock went back. Who lives gives another
+        one soon; until then the fence protects what it does.
+        """
         return (
             record.status is StepStatus.IN_PROGRESS
             and record.heartbeat_age is not None
-            and record.heartbeat_age < self._stale_seconds
+            and abs(record.heartbeat_age) < self._stale_seconds
         )
 
     def _execute(self, transaction_id: str, step: Step, epoch: int, *, services: Any) -> Mapping[str, Any]:
@@ -622,62 +494,6 @@ class Coordinator:
                 "Saga %s: cannot record the failure of %s: %s", attempt.saga.transaction_id, name, failure
             )
         return AttemptEnd.FAILED
-
-    def _undo(self, step: Step, transaction_id: str, *, services: Any) -> None:
-        compensation = step.compensation
-        if compensation is None:
-            return
-        try:
-            with (
-                self._storage.database.transaction() as connection,
-                self._storage.join(connection, transaction_id) as locked,
-            ):
-                record = locked.steps[step.name]
-                if (
-                    locked.saga.status is not SagaStatus.COMPENSATING
-                    or record.status is not StepStatus.COMPENSATING
-                ):
-                    return
-                context = CompensationContext(
-                    saga=locked.saga, step=step, record=record, services=services, connection=connection
-                )
-                with observed("compensation", saga=locked.saga, step=record):
-                    log.info("Saga %s: compensating %s", transaction_id, step.name)
-                    compensation(context)
-                locked.set_step(step.name, StepStatus.COMPENSATED, end_time=NOW)
-                locked.append(EventType.COMPENSATION_COMPLETED, step.name)
-        except BaseException as error:
-            self._compensation_failed(step.name, transaction_id, error)
-            raise
-
-    def _compensation_failed(self, name: str, transaction_id: str, error: BaseException) -> None:
-        message = message_of(error)
-        try:
-            with self._storage.open(transaction_id) as locked:
-                if locked.steps[name].status is StepStatus.COMPENSATING:
-                    locked.set_step(name, error_message=message)
-                    locked.set_saga(error_message=f"Compensation of {name}: {message}")
-                    locked.append(EventType.COMPENSATION_FAILED, name, error=message)
-        except NancalaccError as failure:
-            log.warning("Saga %s: cannot record a failed compensation: %s", transaction_id, failure)
-
-    def _end_compensation(self, definition: SagaDefinition, transaction_id: str) -> None:
-        with self._storage.open(transaction_id) as locked:
-            if locked.saga.status is not SagaStatus.COMPENSATING:
-                return
-            if any(moves.to_undo(step, locked.steps[step.name]) for step in definition):
-                return
-            cancelled = locked.saga.goal == moves.CANCELLED
-            locked.set_saga(
-                SagaStatus.CANCELLED if cancelled else SagaStatus.COMPENSATED,
-                progress=0,
-                end_time=NOW,
-                current_step=None,
-                **moves.NO_RECOVERY,
-            )
-            locked.append(EventType.COMPENSATION_COMPLETED)
-            if cancelled:
-                locked.append(EventType.SAGA_CANCELLED, reason=locked.saga.error_message)
 
     def _terminate(self, step_ids: Iterable[str]) -> None:
         """End the sessions of overtaken attempts, so that their locks do not hold anybody up."""

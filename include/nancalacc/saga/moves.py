@@ -100,6 +100,7 @@ def refuse(locked: Locked, name: str, message: str) -> None:
         SagaStatus.CANCELLED,
         error_message=f"{name}: {message}",
         failed_step=name,
+        progress=0,
         end_time=NOW,
         current_step=None,
     )
@@ -175,7 +176,7 @@ def complete(locked: Locked) -> None:
 
 def cancel_pending(locked: Locked, *, reason: str) -> None:
     """End a saga of which nothing has run."""
-    locked.set_saga(SagaStatus.CANCELLED, error_message=reason, end_time=NOW, **NO_RECOVERY)
+    locked.set_saga(SagaStatus.CANCELLED, error_message=reason, progress=0, end_time=NOW, **NO_RECOVERY)
     locked.append(EventType.SAGA_CANCELLED, reason=reason)
 
 

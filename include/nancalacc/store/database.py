@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import psycopg
@@ -51,11 +51,20 @@ def database_url(url: str) -> URL:
 class Database:
     """A small pool of connections; `transaction` is the only way to use one.
 
+    `settings` are PostgreSQL's, beside or instead of those of SESSION_SETTINGS.
     Raises DatabaseError (never SQLAlchemy's or psycopg's own, whose texts may hold row data).
     """
 
-    def __init__(self, url: str, *, pool_size: int = 4, application_name: str = "nancalacc") -> None:
-        options = " ".join(f"-c {name}={value}" for name, value in SESSION_SETTINGS.items())
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 4,
+        application_name: str = "nancalacc",
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        chosen = {**SESSION_SETTINGS, **settings}
+        options = " ".join(f"-c {name}={value}" for name, value in chosen.items())
         self._url = database_url(url)
         self._engine = create_engine(
             self._url,

@@ -100,12 +100,25 @@ def due_tenants(connection: Connection, tenants: Iterable[Tenant], *, definition
     return [tenant for _, _, tenant in sorted(found, key=lambda each: each[:2])]
 
 
+def tenant_of(connection: Connection, tenants: Iterable[Tenant], *, transaction_id: str) -> Tenant | None:
+    """Whose events the saga has already, taken by an attempt that did not live to say so."""
+    row = connection.execute(
+        select(events.c.dingtalk_conn_id, events.c.wps_conn_id).where(_of_saga(transaction_id)).limit(1)
+    ).one_or_none()
+    pair = None if row is None else tuple(row)
+    return next((each for each in tenants if (each.dingtalk_conn_id, each.wps_conn_id) == pair), None)
+
+
 def claim(connection: Connection, tenant: Tenant, *, transaction_id: str, size: int) -> int:
     """Take the oldest due events for this saga, at most `size`; returns their number.
 
-    Events of a batch that failed for an unknown reason are taken apart from others, and fewer of
-    them at a time, until the one that is the reason is alone.
+    What an earlier attempt has taken is kept, and nothing added to it. Events of a batch that failed
+    for an unknown reason are taken apart from others, and fewer of them at a time, until the one that
+    is the reason is alone.
     """
+    kept = len(claimed(connection, transaction_id=transaction_id))
+    if kept:
+        return kept
     first = connection.execute(
         select(events.c.batch_limit).where(_due(tenant)).order_by(_moment(), events.c.id).limit(1)
     ).one_or_none()

@@ -68,7 +68,8 @@ def claim_events(ctx: StepContext) -> Mapping[str, Any]:
     transaction_id = ctx.saga.transaction_id
     with ctx.transaction() as connection:
         claims.free_abandoned(connection)
-        due = claims.due_tenants(connection, tenants, definition=NAME)
+        kept = claims.tenant_of(connection, tenants, transaction_id=transaction_id)
+        due = [kept] if kept else claims.due_tenants(connection, tenants, definition=NAME)
     for tenant in due:
         with ctx.transaction() as connection:
             # First the saga's row, then the lock's: the order of everybody who gives a lock back.

@@ -194,6 +194,13 @@ def test_a_process_that_is_still_at_work_is_not_disturbed(saga: Toy, runs: Runs)
     assert saga.saga.recovery_tries == 0
 
 
+def test_a_sign_of_life_from_before_the_clock_went_back_counts_for_nothing(saga: Toy, runs: Runs) -> None:
+    leave_at(saga, "middle:written")
+    execute(saga, "UPDATE saga_steps SET heartbeat_at = timezone('utc', now()) + interval '1 hour'")
+    assert found(runs.recovery(saga).recover()) == {"finished": 1}
+    check_ended(saga)
+
+
 def test_sagas_of_no_dag_belong_to_others(saga: Toy, runs: Runs) -> None:
     execute(saga, "UPDATE saga_transactions SET dag_id = NULL")
     assert found(runs.recovery(saga).recover()) == {}

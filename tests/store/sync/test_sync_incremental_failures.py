@@ -406,6 +406,19 @@ class TestClaims:
         assert batches.run(batch_size=2).records["claim_events"].action_data["events"] == 2
         assert [event.status for event in batches.events()] == ["done"] * 2 + ["pending"] * 3
 
+    def test_a_claim_that_was_killed_after_its_commit_keeps_its_events(self, batches):
+        for number in range(3):
+            batches.event("user_modify_org", f"u{number:02d}")
+        run = batches.start()
+        assert run.step("claim_events")["events"] == 3
+        batches.sync.execute(
+            "UPDATE saga_steps SET status = 'in_progress', action_data = NULL,"
+            " heartbeat_at = timezone('utc', now()) - interval '1 hour' WHERE step_name = 'claim_events'"
+        )
+        batches.event("user_modify_org", "u03")
+        assert run.step("claim_events")["events"] == 3
+        assert (batches.count("claimed"), batches.count("pending")) == (3, 1)
+
     def test_events_of_one_object_collapse_into_one_reading(self, batches):
         for _ in range(5):
             batches.event("user_modify_org", "u07")

@@ -1,0 +1,1 @@
+"""Kills a saga's processes at every boundary and checks how the system ends; see docs/faultkit.md."""

@@ -1,0 +1,187 @@
+"""One run of a saga in one process: the jobs that the tasks of its DAG would do, in their order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
+
+from sqlalchemy import select
+
+from nancalacc.errors import NancalaccError, TransientError
+from nancalacc.faultkit.boundaries import Trace, traced
+from nancalacc.faultkit.subject import Ending, Scenario, Subject
+from nancalacc.orchestration.recovery import Environment, Recovery
+from nancalacc.saga.coordinator import Coordinator, Verdict
+from nancalacc.saga.definition import SagaDefinition, transaction_id_of
+from nancalacc.saga.moves import past_pivot
+from nancalacc.store.database import Database
+from nancalacc.store.repository import SagaStore
+from nancalacc.store.tables import company_locks
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+NO_HEARTBEAT_SECONDS = 3600.0
+"""The kit decides who is dead: attempts give no signs of life, and all count as left."""
+START, SETTLE, OUTCOME = "start", "settle", "outcome"
+TRIES = 5
+
+
+class Engine:
+    """A store and a coordinator over a database, for any number of runs one after the other."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.store = SagaStore(database)
+        self.coordinator = Coordinator(
+            self.store, heartbeat_seconds=NO_HEARTBEAT_SECONDS, stale_seconds=0, sleep=lambda _: None
+        )
+
+
+def recover(
+    coordinator: Coordinator,
+    database: Database,
+    definition: SagaDefinition,
+    *,
+    services: Any,
+    stale_seconds: float,
+) -> None:
+    """What `saga_recovery` does, where the runs of all sagas are over."""
+    environment = Environment(
+        is_live=lambda _: False, definition_of=lambda _: definition, services_of=lambda _: services
+    )
+    Recovery(coordinator, database, environment, stale_seconds=stale_seconds).recover()
+
+
+class Run:
+    """A run over a database; `trace` learns which job is under way."""
+
+    def __init__(self, subject: Subject, engine: Engine, *, scenario: Scenario, trace: Trace) -> None:
+        self._subject = subject
+        self._database = engine.database
+        self._store = engine.store
+        self._coordinator = engine.coordinator
+        self._scenario = scenario
+        self._trace = trace
+        self._definition = traced(subject.definition, trace, fails=scenario.fails)
+        self._failed: set[str] = set()
+        self._may_undo = True
+        self._tries = TRIES
+        self.transaction_id = transaction_id_of(dag_id=subject.dag_id, run_id=subject.run_id)
+
+    def go(self, *, start: str = START, until: str = OUTCOME, tries: int = TRIES) -> None:
+        """Do all jobs from `start` to `until`. Raises what the last one, the outcome, raises.
+
+        `tries`: how often a job is tried that ends with a transient error.
+        """
+        self._tries = tries
+        jobs = self._jobs()
+        names = list(jobs)
+        for name in names[names.index(start) : names.index(until) + 1]:
+            self._trace.job = name
+            jobs[name]()
+
+    def recover(self) -> None:
+        """What `saga_recovery` does when the run is over."""
+        self._trace.job = "recovery"
+        recover(
+            self._coordinator,
+            self._database,
+            self._definition,
+            services=self._subject.services,
+            stale_seconds=0,
+        )
+
+    def is_past_pivot(self) -> bool:
+        """Whether it has published, or may have."""
+        ending = self.ending()
+        return ending.saga is not None and past_pivot(self._definition, ending.steps)
+
+    def ending(self) -> Ending:
+        """How the saga is now."""
+        found = self._store.get(self.transaction_id)
+        if found is None:
+            return Ending(self._scenario, saga=None, steps={}, events=(), is_locked=False)
+        with self._database.transaction() as connection:
+            locked = select(company_locks).where(company_locks.c.holder == self.transaction_id)
+            is_locked = connection.execute(locked).first() is not None
+        return Ending(
+            self._scenario,
+            saga=found[0],
+            steps={step.name: step for step in found[1]},
+            events=self._store.events(self.transaction_id),
+            is_locked=is_locked,
+        )
+
+    def _jobs(self) -> Mapping[str, Callable[[], None]]:
+        steps = {step.name: partial(self._step, step.name) for step in self._definition}
+        undoing = {
+            f"compensation of {step.name}": partial(self._undo, step.name)
+            for step in reversed(self._definition.steps)
+        }
+        return {START: self._start, **steps, SETTLE: self._settle, **undoing, OUTCOME: self._conclude}
+
+    def _start(self) -> None:
+        self._tried(
+            lambda: self._coordinator.start(
+                self._definition,
+                dag_id=self._subject.dag_id,
+                run_id=self._subject.run_id,
+                params=self._subject.params,
+            )
+        )
+
+    def _step(self, name: str) -> None:
+        if self._failed & {step.name for step in self._definition.predecessors(name)}:
+            return
+        try:
+            self._tried(
+                lambda: self._coordinator.run_step(
+                    self._definition,
+                    self.transaction_id,
+                    name,
+                    services=self._subject.services,
+                    params=self._subject.params,
+                )
+            )
+        except NancalaccError as error:
+            log.info("%s has failed: %s", name, error)
+            self._failed.add(name)
+            with suppress(NancalaccError):
+                self._coordinator.fail(self.transaction_id, step=name, error=str(error))
+
+    def _settle(self) -> None:
+        settlement = self._tried(lambda: self._coordinator.settle(self._definition, self.transaction_id))
+        self._may_undo = settlement.verdict is Verdict.COMPENSATE
+
+    def _undo(self, name: str) -> None:
+        if not self._may_undo:
+            return
+        try:
+            self._tried(
+                lambda: self._coordinator.compensate_step(
+                    self._definition, self.transaction_id, name, services=self._subject.services
+                )
+            )
+        except NancalaccError as error:
+            log.info("%s cannot be undone: %s", name, error)
+            self._may_undo = False
+
+    def _conclude(self) -> None:
+        self._tried(
+            lambda: self._coordinator.conclude(
+                self._definition, self.transaction_id, services=self._subject.services
+            )
+        )
+
+    def _tried(self, job: Callable[[], T]) -> T:
+        for _ in range(self._tries - 1):
+            try:
+                return job()
+            except TransientError as error:
+                log.info("%s: %s; trying again", self._trace.job, error)
+        return job()

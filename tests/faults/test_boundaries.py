@@ -1,0 +1,48 @@
+"""Processes killed at every boundary of every definition: the system ends right, without a person."""
+
+import pytest
+
+from faults.sync_subject import REFUSED, sync_kit
+from faults.toy_subject import toy_kit
+from nancalacc.faultkit.report import Report
+from nancalacc.faultkit.subject import FORWARD, back_from
+from nancalacc.sync.full import FULL_SYNC
+from nancalacc.sync.incremental import INCREMENTAL_SYNC
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def tell(capsys: pytest.CaptureFixture[str], name: str, report: Report) -> None:
+    with capsys.disabled():
+        print(f"\n{name}\n{report}")
+
+
+def test_the_toy_saga_ends_right_from_some_boundaries(toy_url):
+    with toy_kit(toy_url) as kit:
+        report = kit.kill_everywhere(FORWARD, back_from("publish"), alternately=True, every=9)
+        report += kit.suspend_everywhere(every=25)
+    assert not report.wrong
+
+
+@pytest.mark.slow
+def test_the_toy_saga_ends_right(toy_url, capsys):
+    with toy_kit(toy_url) as kit:
+        report = kit.kill_everywhere(FORWARD, back_from("publish"))
+    tell(capsys, "toy", report)
+    assert not report.wrong
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "definition, scenarios",
+    [
+        (FULL_SYNC, (FORWARD, back_from("notify_wps"), REFUSED)),
+        (INCREMENTAL_SYNC, (FORWARD, back_from("notify_wps"))),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_a_sync_ends_right(database_url, definition, scenarios, capsys):
+    with sync_kit(database_url, definition) as kit:
+        report = kit.kill_everywhere(*scenarios, alternately=True)
+    tell(capsys, definition.name, report)
+    assert not report.wrong
