@@ -14,6 +14,7 @@ from nancalacc.errors import ConfigurationError
 from nancalacc.saga.context import CompensationContext, StepContext
 from nancalacc.saga.definition import SagaDefinition, Step, StepKind
 from nancalacc.saga.state import SagaStatus
+from nancalacc.saga.waiting import Wait
 from nancalacc.store import locks
 from nancalacc.sync import claims, increments, staging
 from nancalacc.sync.batch import (
@@ -32,7 +33,7 @@ from nancalacc.sync.batch import (
     retry_rules,
 )
 from nancalacc.sync.claims import Tenant
-from nancalacc.sync.confirm import Publication
+from nancalacc.sync.confirm import Publication, is_dealt_with
 from nancalacc.sync.fetch_changes import delete_staged, failures, fetch_changes, remove_staged
 from nancalacc.sync.planning import (
     DEPARTMENTS,
@@ -208,14 +209,16 @@ def notify_wps(ctx: StepContext) -> Mapping[str, Any]:
     return publication.tally.as_data()
 
 
-def confirm_increments(ctx: StepContext) -> Mapping[str, Any]:
-    """Follow the published rows until WPS has dealt with all of them, and publish the other rounds."""
+def confirm_increments(ctx: StepContext) -> Mapping[str, Any] | Wait:
+    """Follow the published rows until WPS has dealt with all of them, and publish the other rounds.
+
+    While WPS is at work the step waits without a worker.
+    """
     batch = Batch.of(ctx)
     if batch is None:
         return {"rows": 0}
     publication = Publication(ctx, batch)
-    publication.follow()
-    return publication.tally.as_data()
+    return publication.follow() or publication.tally.as_data()
 
 
 # update_event_status
@@ -293,6 +296,7 @@ INCREMENTAL_SYNC = SagaDefinition(
             depends_on=(NOTIFY,),
             kind=StepKind.RETRIABLE,
             time_limit=timedelta(hours=2),
+            is_met=is_dealt_with,
         ),
         Step(
             UPDATE_STATUS,

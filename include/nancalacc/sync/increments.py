@@ -273,6 +273,12 @@ def seconds_to_wait(connection: Connection, *, transaction_id: str, number: int,
     return max((float(each) for each in waits if each is not None), default=0.0)
 
 
+def is_open(connection: Connection, *, transaction_id: str, number: int) -> bool:
+    """True while there is a row of the round that WPS has not dealt with."""
+    values = {"saga": transaction_id, "round": number}
+    return any(connection.execute(IS_OPEN[kind], values | {"kind": kind}).scalar_one() for kind in KINDS)
+
+
 def verdicts(connection: Connection, *, transaction_id: str, number: int) -> list[Verdict]:
     """What WPS says about the rows of a round."""
     found = []
@@ -373,6 +379,13 @@ WAIT = {
     kind: text(
         "SELECT extract(epoch FROM max(t.sync_time) + interval '1 second' - clock_timestamp()::timestamp)"  # noqa: S608
         f" FROM {table.name} t JOIN staged_increments s ON t.id = s.row_id WHERE {OF_ROUND} AND t.status = 0"
+    )
+    for kind, table in FINAL.items()
+}
+IS_OPEN = {
+    kind: text(
+        f"SELECT EXISTS (SELECT FROM staged_increments s JOIN {table.name} t ON t.id = s.row_id"  # noqa: S608
+        f" WHERE {OF_ROUND} AND NOT s.is_settled AND t.status = 0)"
     )
     for kind, table in FINAL.items()
 }
