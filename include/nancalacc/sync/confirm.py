@@ -20,10 +20,9 @@ from nancalacc.errors import BusyError, TransientError, UnknownOutcomeError
 from nancalacc.saga.context import StepContext
 from nancalacc.saga.state import EventType
 from nancalacc.saga.waiting import Wait
-from nancalacc.sync import increments, known_changes
+from nancalacc.sync import increments, known_changes, planned_rows, touched
 from nancalacc.sync.asking import ask
 from nancalacc.sync.batch import FETCH, Batch
-from nancalacc.sync.fetch_changes import fail
 from nancalacc.sync.increments import Verdict
 from nancalacc.sync.planning import KINDS
 from nancalacc.sync.services import SyncServices
@@ -212,7 +211,7 @@ class Publication:
         if not settled:
             return []
         company = self._batch.wps.third_company_id
-        removals = increments.removals(connection, transaction_id=self._saga)
+        removals = planned_rows.removals(connection, transaction_id=self._saga)
         for kind in KINDS:
             done = [each for each in settled if each.kind == kind and each.is_last and each.status == 1]
             gone = [each.key for each in done if (kind, each.key) in removals]
@@ -228,7 +227,7 @@ class Publication:
                     third_company_id=company,
                     managers_read=bool(fetch["managers_read"]),
                 )
-        needless = increments.needless(connection, transaction_id=self._saga)
+        needless = planned_rows.needless(connection, transaction_id=self._saga)
         decisive = [
             each
             for each in settled
@@ -236,7 +235,7 @@ class Publication:
         ]
         for each in decisive:
             if each.status != 1:
-                fail(
+                touched.fail(
                     connection,
                     transaction_id=self._saga,
                     kind="users" if each.kind == "memberships" else each.kind,

@@ -16,7 +16,7 @@ from nancalacc.saga.definition import SagaDefinition, Step, StepKind
 from nancalacc.saga.state import SagaStatus
 from nancalacc.saga.waiting import Wait
 from nancalacc.store import locks
-from nancalacc.sync import claims, increments, staging
+from nancalacc.sync import claims, planned_rows, staging, touched
 from nancalacc.sync.batch import (
     CLAIM,
     CONFIRM,
@@ -34,7 +34,7 @@ from nancalacc.sync.batch import (
 )
 from nancalacc.sync.claims import Tenant
 from nancalacc.sync.confirm import Publication, is_dealt_with
-from nancalacc.sync.fetch_changes import delete_staged, failures, fetch_changes, remove_staged
+from nancalacc.sync.fetch_changes import delete_staged, fetch_changes, remove_staged
 from nancalacc.sync.planning import (
     DEPARTMENTS,
     MEMBERSHIPS,
@@ -133,13 +133,15 @@ def save_departments(ctx: StepContext) -> Mapping[str, Any]:
     if batch is None:
         return {"rows": 0}
     company, saga = batch.wps.third_company_id, ctx.saga.transaction_id
-    known = increments.known_rows(ctx.connection, DEPARTMENTS, transaction_id=saga, third_company_id=company)
+    known = planned_rows.known_rows(
+        ctx.connection, DEPARTMENTS, transaction_id=saga, third_company_id=company
+    )
     rows = plan_departments(
         _saved(ctx, DEPARTMENTS, batch),
-        removed=increments.removed(ctx.connection, DEPARTMENTS, transaction_id=saga),
+        removed=planned_rows.removed(ctx.connection, DEPARTMENTS, transaction_id=saga),
         known=known,
         parents={did: row["pid"] for did, row in known.items()}
-        | increments.parents(ctx.connection, third_company_id=company),
+        | planned_rows.parents(ctx.connection, third_company_id=company),
     )
     return _plan(ctx, DEPARTMENTS, rows)
 
@@ -152,8 +154,8 @@ def save_users(ctx: StepContext) -> Mapping[str, Any]:
     company, saga = batch.wps.third_company_id, ctx.saga.transaction_id
     rows = plan_users(
         _saved(ctx, USERS, batch),
-        removed=increments.removed(ctx.connection, USERS, transaction_id=saga),
-        known=increments.known_rows(ctx.connection, USERS, transaction_id=saga, third_company_id=company),
+        removed=planned_rows.removed(ctx.connection, USERS, transaction_id=saga),
+        known=planned_rows.known_rows(ctx.connection, USERS, transaction_id=saga, third_company_id=company),
     )
     return _plan(ctx, USERS, rows)
 
@@ -167,14 +169,14 @@ def save_relations(ctx: StepContext) -> Mapping[str, Any]:
     for row in _saved(ctx, MEMBERSHIPS, batch):
         places.setdefault(row["uid"], []).append(row)
     planned = _plan(ctx, MEMBERSHIPS, plan_memberships(places))
-    rounds = increments.schedule(ctx.connection, transaction_id=ctx.saga.transaction_id)
+    rounds = planned_rows.schedule(ctx.connection, transaction_id=ctx.saga.transaction_id)
     return {**planned, "rounds": rounds}
 
 
 def _saved(ctx: StepContext, kind: str, batch: Batch) -> list[Content]:
     fetched = ctx.action_data(FETCH)
     staging.prefer_hash_joins(ctx.connection)
-    return increments.saved_rows(
+    return planned_rows.saved_rows(
         ctx.connection,
         kind,
         fetch=Fetch.recorded(ctx.saga.transaction_id, fetched),
@@ -184,14 +186,14 @@ def _saved(ctx: StepContext, kind: str, batch: Batch) -> list[Content]:
 
 
 def _plan(ctx: StepContext, kind: str, rows: list[Increment]) -> Mapping[str, Any]:
-    return {"rows": increments.plan(ctx.connection, kind, rows, transaction_id=ctx.saga.transaction_id)}
+    return {"rows": planned_rows.plan(ctx.connection, kind, rows, transaction_id=ctx.saga.transaction_id)}
 
 
 def delete_plan(kind: str) -> Any:
     """The compensation that deletes the planned rows of one kind."""
 
     def delete(ctx: CompensationContext) -> None:
-        increments.plan(ctx.connection, kind, (), transaction_id=ctx.saga.transaction_id)
+        planned_rows.plan(ctx.connection, kind, (), transaction_id=ctx.saga.transaction_id)
 
     return delete
 
@@ -239,7 +241,7 @@ def update_event_status(ctx: StepContext) -> Mapping[str, Any]:
         step=NOTIFY,
         seconds=services.settings.repeat_seconds,
     )
-    failed = failures(connection, transaction_id=transaction_id)
+    failed = touched.failures(connection, transaction_id=transaction_id)
     done, dead = claims.finish(
         connection,
         transaction_id=transaction_id,

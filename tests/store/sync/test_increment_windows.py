@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from nancalacc.store.database import Database
-from nancalacc.sync import increments
+from nancalacc.sync import increments, planned_rows
 from nancalacc.sync.planning import DEPARTMENTS, MEMBERSHIPS, USERS, Increment
 
 BATCHES, AT_ONCE = 200, 40
@@ -52,8 +52,8 @@ def test_beside_two_hundred_batches_no_row_is_missed_and_none_comes_too_early(sy
         time.sleep(chance.random())
         with database.transaction() as connection:
             for kind, rows in rows_of(number).items():
-                increments.plan(connection, kind, rows, transaction_id=saga)
-            assert increments.schedule(connection, transaction_id=saga) == 1
+                planned_rows.plan(connection, kind, rows, transaction_id=saga)
+            assert planned_rows.schedule(connection, transaction_id=saga) == 1
         with database.transaction() as connection:
             increments.publish_round(
                 connection,
