@@ -65,12 +65,12 @@ def claim_events(ctx: StepContext) -> Mapping[str, Any]:
     services: SyncServices = ctx.services
     params = BatchParams.of(ctx.saga.params)
     tenants = tenants_of(services, params.pairs(services.settings.companies))
-    size = params.batch_size or services.settings.batch_size
     transaction_id = ctx.saga.transaction_id
     with ctx.transaction() as connection:
         claims.free_abandoned(connection)
         due = claims.due_tenants(connection, tenants, definition=NAME)
     for tenant in due:
+        size = _size(services, params, tenant.dingtalk_conn_id)
         with ctx.transaction() as connection:
             # First the saga's row, then the lock's: the order of everybody who gives a lock back.
             ctx.identify(connection, third_company_id=tenant.third_company_id, task_id=None)
@@ -91,6 +91,15 @@ def claim_events(ctx: StepContext) -> Mapping[str, Any]:
                     }
                 locks.release(connection, transaction_id=transaction_id)
     return {"events": 0}
+
+
+def _size(services: SyncServices, params: BatchParams, dingtalk_conn_id: str) -> int:
+    try:
+        calls_per_second = services.dingtalk_settings(dingtalk_conn_id).calls_per_second
+    except ConfigurationError:
+        # The next step says what is wrong with it.
+        return params.size(services.settings, calls_per_second=1)
+    return params.size(services.settings, calls_per_second=calls_per_second)
 
 
 def tenants_of(services: SyncServices, pairs: tuple[tuple[str, str], ...]) -> list[Tenant]:
