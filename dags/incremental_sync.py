@@ -57,7 +57,10 @@ with DAG(
             minimum=1,
             maximum=LARGEST_BATCH,
             title="Batch size",
-            description=f"At most so many events in this run. Empty: {SETTINGS.batch_size}.",
+            description=(
+                f"At most so many events in this run. Empty: {SETTINGS.batch_size}, and up to"
+                f" {SETTINGS.backlog_batch_size} when more are waiting."
+            ),
         ),
         "dingtalk_conn_id": Param(
             None,

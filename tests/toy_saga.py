@@ -24,6 +24,7 @@ from nancalacc.saga.coordinator import Coordinator, RunView
 from nancalacc.saga.definition import SagaDefinition, Step, StepKind
 from nancalacc.saga.records import EventRecord, SagaRecord, StepRecord
 from nancalacc.saga.state import SagaStatus
+from nancalacc.saga.waiting import Wait
 from nancalacc.store import locks
 from nancalacc.store.database import Database
 from nancalacc.store.repository import SagaStore
@@ -49,13 +50,14 @@ Hook = Callable[[str, Any], None]
 
 @dataclass
 class ToyServices:
-    """What the actions are given."""
+    """What the actions are given; `waits`: what those that may wait have to wait for, one after the other."""
 
     url: str = ""
     hook: Hook = lambda point, context: None
     task_id: str | None = TASK_ID
     refuse: str = ""
     call: Callable[[str], AbstractContextManager[Any]] = nullcontext
+    waits: list[Wait] = field(default_factory=list)
     called: list[str] = field(default_factory=list)
 
     def at(self, point: str, context: Any) -> None:
@@ -88,11 +90,20 @@ def validate(context: StepContext) -> Mapping[str, Any]:
     return {"task_id": task_id}
 
 
-def fetch(context: StepContext) -> Mapping[str, Any]:
+def has_come(connection: Connection, condition: Mapping[str, Any]) -> bool:
+    """What a step of the toy may wait for: a row that somebody writes."""
+    found = connection.execute(text("SELECT 1 FROM toy_people WHERE phone = :phone"), dict(condition))
+    return found.first() is not None
+
+
+def fetch(context: StepContext) -> Mapping[str, Any] | Wait:
     context.services.at("fetch:before", context)
-    with context.transaction() as connection:
-        connection.execute(INSERT, _key(context))
+    if context.so_far is None:
+        with context.transaction() as connection:
+            connection.execute(INSERT, _key(context))
     context.services.at("fetch:written", context)
+    if context.services.waits:
+        return context.services.waits.pop(0)
     return {"fetched_by": context.record.attempt}
 
 
@@ -125,11 +136,13 @@ def publish(context: StepContext) -> Mapping[str, Any]:
     return {}
 
 
-def finish(context: StepContext) -> Mapping[str, Any]:
+def finish(context: StepContext) -> Mapping[str, Any] | Wait:
     context.services.at("finish:before", context)
+    if context.services.waits:
+        return context.services.waits.pop(0)
     context.connection.execute(INSERT, _key(context))
     context.services.at("finish:written", context)
-    return {}
+    return dict(context.so_far or {})
 
 
 def undo(context: CompensationContext) -> None:
@@ -142,12 +155,19 @@ TOY = SagaDefinition(
     "toy",
     (
         Step("validate", validate, undo),
-        Step("fetch", fetch, undo, depends_on=("validate",)),
+        Step("fetch", fetch, undo, depends_on=("validate",), is_met=has_come),
         Step("left", save, undo, depends_on=("fetch",), skippable=True),
         Step("middle", save, undo, depends_on=("fetch",)),
         Step("right", save, undo, depends_on=("fetch",)),
         Step("publish", publish, undo, depends_on=("left", "middle", "right"), kind=StepKind.PIVOT),
-        Step("finish", finish, depends_on=("publish",), kind=StepKind.RETRIABLE, skippable=True),
+        Step(
+            "finish",
+            finish,
+            depends_on=("publish",),
+            kind=StepKind.RETRIABLE,
+            skippable=True,
+            is_met=has_come,
+        ),
     ),
 )
 NAMES = tuple(step.name for step in TOY)

@@ -279,6 +279,7 @@ class Settings:
     busy_wait_seconds: float = 600
     retry_delay_seconds: float = 10
     batch_size: int = 500
+    backlog_batch_size: int = 5000
     event_attempts: int = 5
     event_pause_seconds: float = 10
     idle_seconds: float = 300
@@ -314,7 +315,12 @@ class Settings:
             busy_wait_seconds=_env_number("NANCALACC_BUSY_WAIT_SECONDS", 600),
             retry_delay_seconds=_env_number("NANCALACC_RETRY_DELAY_SECONDS", 10),
             metrics_token=os.environ.get("NANCALACC_METRICS_TOKEN", ""),
-            batch_size=_env_count("NANCALACC_BATCH_SIZE", 500),
+            batch_size=(batch_size := _env_count("NANCALACC_BATCH_SIZE", 500)),
+            # Who sets only the former means it.
+            backlog_batch_size=_env_count(
+                "NANCALACC_BACKLOG_BATCH_SIZE",
+                batch_size if os.environ.get("NANCALACC_BATCH_SIZE") else 5000,
+            ),
             event_attempts=_env_count("NANCALACC_EVENT_ATTEMPTS", 5),
             event_pause_seconds=_env_number("NANCALACC_EVENT_PAUSE_SECONDS", 10),
             idle_seconds=_env_number("NANCALACC_IDLE_SECONDS", 300),

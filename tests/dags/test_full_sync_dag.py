@@ -39,6 +39,7 @@ def described(task):
         "trigger_rule": task.trigger_rule.value,
         "retries": task.retries,
         "owner": task.owner,
+        "doc": task.doc_md,
         "backoff": task.retry_exponential_backoff,
         "timeout": task.execution_timeout.total_seconds() if task.execution_timeout else None,
         "callbacks": [each.__name__ for each in (task.on_failure_callback or [])],

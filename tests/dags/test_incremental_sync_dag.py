@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dags.test_full_sync_dag import describe
+from nancalacc.sync.incremental import INCREMENTAL_SYNC
 
 STEPS = [
     "claim_events",
@@ -42,6 +43,11 @@ def test_the_graph_is_that_of_the_design(dag: dict):
 def test_only_steps_request_compensation_and_no_task_hands_data_on(dag: dict):
     assert {task_id for task_id, task in dag["tasks"].items() if task["callbacks"]} == set(STEPS)
     assert not any(task["xcom"] for task in dag["tasks"].values())
+
+
+def test_every_step_says_what_it_does(dag: dict):
+    docs = {step.name: step.action.__doc__ for step in INCREMENTAL_SYNC}
+    assert {step: dag["tasks"][step]["doc"] for step in STEPS} == docs
 
 
 def test_parameters_are_valid_by_default_and_described(dag: dict):

@@ -44,6 +44,12 @@ class Inbox:
     def count(self) -> int:
         return len(self.ids())
 
+    def is_waited_for(self) -> bool:
+        """Whether a session waits for the table."""
+        query = "SELECT count(*) FROM pg_locks WHERE relation = 'dingtalk_events'::regclass AND NOT granted"
+        row = self._connection.execute(query).fetchone()
+        return row is not None and row[0] > 0
+
 
 class ListenerProcess:
     """`python -m nancalacc listen`, with everything it says in a file."""
@@ -174,6 +180,23 @@ def test_killed_between_commit_and_answer_nothing_is_lost_and_nothing_is_doubled
         assert "outcome=repeated" in listener.said
 
     assert sorted(inbox.ids()) == sorted(ids)
+
+
+def test_killed_between_receipt_and_commit_the_event_comes_again_and_is_stored_once(
+    sandbox, inbox, database_url, tmp_path
+):
+    with listening(sandbox, database_url=database_url, home=tmp_path) as (listener,):
+        with psycopg.connect(database_url) as blocker:
+            blocker.execute("LOCK TABLE dingtalk_events IN SHARE MODE")
+            event_id = sandbox.stream.emit("user_add_org", DATA)
+            until(lambda: inbox.is_waited_for())
+            listener.end(signal.SIGKILL)
+        assert sandbox.stream.consumed() == []
+    # What the dead listener sent before it died must not count.
+    assert inbox.ids() in ([], [event_id])
+    with listening(sandbox, database_url=database_url, home=tmp_path):
+        until(lambda: not sandbox.stream.outstanding)
+    assert inbox.ids() == [event_id]
 
 
 def test_two_listeners_share_the_events_and_double_none(sandbox, inbox, database_url, tmp_path):

@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from nancalacc.errors import GuardError
 from nancalacc.saga.context import CompensationContext, StepContext
 from nancalacc.saga.definition import SagaDefinition, Step
+from nancalacc.saga.waiting import Wait
 from nancalacc.store.database import Database
 
 
@@ -105,7 +106,7 @@ def traced(definition: SagaDefinition, trace: Trace, *, fails: str = "") -> Saga
 
 
 def _traced(step: Step, trace: Trace, *, fails: bool) -> Step:
-    def action(context: StepContext) -> Mapping[str, Any]:
+    def action(context: StepContext) -> Mapping[str, Any] | Wait:
         with trace.around(Kind.ACTION, step.name):
             if fails:
                 raise GuardError(f"The fault kit lets {step.name} fail")

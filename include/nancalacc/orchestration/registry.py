@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from nancalacc.errors import ConfigurationError
@@ -17,6 +19,11 @@ NAMES = ("full_sync", "incremental_sync")
 """Names of the definitions, without importing them (the plugin is loaded into every process)."""
 GATED = frozenset({"incremental_sync"})
 """Those whose runs begin with a task that may find nothing to do: a saga exists from its first step on."""
+
+IMPATIENT: Mapping[str, Any] = MappingProxyType(
+    {"lock_wait_seconds": 0, "busy_wait_seconds": 0, "confirm_seconds": 10, "renotify_seconds": 3}
+)
+"""Settings of a recovery: it waits for nobody, but long enough to have WPS see again what it has missed."""
 
 
 def definition_of(dag_id: str) -> SagaDefinition:
@@ -47,5 +54,4 @@ def recovery_services_of(saga: SagaRecord) -> SyncServices:
 
     start = saga.start_time or saga.created_at or datetime.now(tz=UTC)
     services = sync_services(run_id=saga.run_id or "", start=start.replace(tzinfo=UTC))
-    settings = replace(services.settings, lock_wait_seconds=0, busy_wait_seconds=0, confirm_seconds=10)
-    return replace(services, settings=settings)
+    return replace(services, settings=replace(services.settings, **IMPATIENT))

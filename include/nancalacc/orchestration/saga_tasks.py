@@ -11,7 +11,7 @@ A gate is a task before the first step that may skip the run: then there is no s
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -20,23 +20,19 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from nancalacc.errors import BusyError, FatalError, NancalaccError, TransientError
 from nancalacc.orchestration.callbacks import step_failed
-from nancalacc.saga.coordinator import Coordinator, RunView, Verdict
+from nancalacc.orchestration.runs import OUTCOME, SETTLE, run_view, start_saga, task_states
+from nancalacc.orchestration.steps import ServicesOf, StepOperator
+from nancalacc.saga.coordinator import Coordinator, Verdict
 from nancalacc.saga.definition import SagaDefinition, Step, transaction_id_of
 from nancalacc.saga.report import explain
 from nancalacc.saga.state import SagaStatus
 
 log = logging.getLogger(__name__)
 
-SETTLE = "settle_saga"
-OUTCOME = "saga_outcome"
 COMPENSATION = "compensation"
-FINISHED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 SETTLE_LIMIT = timedelta(minutes=10)
 COMPENSATION_LIMIT = timedelta(hours=1)
 MAX_RETRY_DELAY = timedelta(minutes=10)
-
-ServicesOf = Callable[[Any], Any]
-"""Builds what the actions need from a task's context."""
 
 
 def saga_tasks(
@@ -101,30 +97,17 @@ def _step_task(
 ) -> Any:
     limits = [predecessor.time_limit for predecessor in definition.predecessors(step.name)]
 
-    @task(
+    return StepOperator(
         task_id=step.name,
+        definition=definition,
+        step=step,
+        services=services,
         doc_md=step.action.__doc__,
         retries=step.max_retries,
         execution_timeout=sum(limits, step.time_limit),
         on_failure_callback=step_failed,
         **retrying,
     )
-    def run_step(**context: Any) -> None:
-        from nancalacc.orchestration.hooks import open_coordinator
-
-        view = _run_view(definition, context)
-        with open_coordinator() as coordinator:
-            transaction_id = _start(coordinator, definition, context)
-            coordinator.run_step(
-                definition,
-                transaction_id,
-                step.name,
-                services=services(context),
-                params=run_params(context),
-                run=view,
-            )
-
-    return run_step()
 
 
 def _settle_task(definition: SagaDefinition, *, retrying: Mapping[str, Any], gate_id: str | None) -> Any:
@@ -142,8 +125,8 @@ def _settle_task(definition: SagaDefinition, *, retrying: Mapping[str, Any], gat
         with open_coordinator() as coordinator:
             if gate_id is not None and not _exists(coordinator, context):
                 return [] if _is_skipped(gate_id, context) else [OUTCOME]
-            transaction_id = _start(coordinator, definition, context)
-            settlement = coordinator.settle(definition, transaction_id, run=_run_view(definition, context))
+            transaction_id = start_saga(coordinator, definition, context)
+            settlement = coordinator.settle(definition, transaction_id, run=run_view(definition, context))
         log.info("Saga %s is settled: %s", transaction_id, settlement.verdict.value)
         if settlement.verdict is Verdict.COMPLETED:
             return []
@@ -169,7 +152,7 @@ def _compensation_task(
         from nancalacc.orchestration.hooks import open_coordinator
 
         with open_coordinator() as coordinator:
-            transaction_id = _start(coordinator, definition, context)
+            transaction_id = start_saga(coordinator, definition, context)
             coordinator.compensate_step(definition, transaction_id, step.name, services=services(context))
 
     return compensate_step()
@@ -202,13 +185,13 @@ def _outcome_task(
                     f"No saga was begun: the log of {gate_id}, or of {definition.steps[0].name}, says why."
                     f" To try again, clear {gate_id} together with its downstream tasks."
                 )
-            transaction_id = _start(coordinator, definition, context)
+            transaction_id = start_saga(coordinator, definition, context)
             failure, steps = coordinator.get(transaction_id)
             # Nothing went wrong that anybody should hear of, or a person cleared this task to finish it.
             quiet = all(step.status.done for step in steps) or _was_cleared(context["ti"])
             try:
                 coordinator.conclude(
-                    definition, transaction_id, services=services(context), run=_run_view(definition, context)
+                    definition, transaction_id, services=services(context), run=run_view(definition, context)
                 )
             except NancalaccError as error:
                 explanation = explain(definition, *coordinator.get(transaction_id), failure=failure)
@@ -242,33 +225,4 @@ def _exists(coordinator: Coordinator, context: Mapping[str, Any]) -> bool:
 
 
 def _is_skipped(task_id: str, context: Mapping[str, Any]) -> bool:
-    return _states(context).get(task_id) == "skipped"
-
-
-def _states(context: Mapping[str, Any]) -> dict[str, Any]:
-    """The states of the tasks of this run."""
-    task_instance = context["ti"]
-    states: dict[str, Any] = task_instance.get_task_states(
-        dag_id=task_instance.dag_id, run_ids=[task_instance.run_id]
-    ).get(task_instance.run_id, {})
-    return states
-
-
-def _start(coordinator: Coordinator, definition: SagaDefinition, context: Mapping[str, Any]) -> str:
-    run = context["dag_run"]
-    return coordinator.start(definition, dag_id=run.dag_id, run_id=run.run_id, params=run_params(context))
-
-
-def run_params(context: Mapping[str, Any]) -> dict[str, Any]:
-    """The run's parameters, including keys that the DAG does not know (the saga refuses them)."""
-    return dict(context["params"]) | dict(context["dag_run"].conf or {})
-
-
-def _run_view(definition: SagaDefinition, context: Mapping[str, Any]) -> RunView:
-    """What Airflow says about the other tasks of this run."""
-    states = _states(context)
-    return RunView(
-        closed=states.get(SETTLE) in FINISHED and states.get(OUTCOME) in FINISHED,
-        started=context["dag_run"].start_date,
-        green=frozenset(step.name for step in definition if states.get(step.name) == "success"),
-    )
+    return task_states(context).get(task_id) == "skipped"

@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from nancalacc.orchestration.hooks import open_database
 from nancalacc.orchestration.registry import sync_services_of
-from nancalacc.orchestration.saga_tasks import run_params
+from nancalacc.orchestration.runs import run_params
 from nancalacc.orchestration.triggers import EventsTrigger
 from nancalacc.sync.batch import NAME, BatchParams
 from nancalacc.sync.claims import due_tenants, free_abandoned

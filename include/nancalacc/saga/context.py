@@ -34,6 +34,10 @@ class StepContext(Protocol):
         """Clients and settings the saga's actions need, as the composition root built them."""
 
     @property
+    def so_far(self) -> Mapping[str, Any] | None:
+        """The data of the `Wait` after which this attempt goes on; None at its beginning."""
+
+    @property
     def connection(self) -> Connection:
         """The completing transaction, opened at first use.
 

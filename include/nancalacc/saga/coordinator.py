@@ -13,9 +13,9 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 from nancalacc.errors import (
@@ -45,6 +45,7 @@ from nancalacc.saga.settlement import MARKED, RunView, Settlement, Verdict
 from nancalacc.saga.state import EventType, SagaStatus, StepStatus
 from nancalacc.saga.storage import Locked, Storage
 from nancalacc.saga.telemetry import observed
+from nancalacc.saga.waiting import Wait, Waiting, Watch, is_met
 
 __all__ = ["AttemptEnd", "Coordinator", "RunView", "Settlement", "Verdict"]
 
@@ -69,13 +70,15 @@ class AttemptEnd(StrEnum):
 class _Taken:
     """A step taken under the saga's lock, to be run when that is released.
 
-    `steps` is what the lock showed; `left_by` is the worker of the attempt that was taken over.
+    `steps` is what the lock showed; `left_by` is the worker of the attempt that was taken over;
+    `so_far` what an attempt had done that was laid down and goes on.
     """
 
     saga: SagaRecord
     step: Step
     steps: Mapping[str, StepRecord]
     left_by: str | None
+    so_far: Mapping[str, Any] | None = None
 
 
 class Coordinator(SagaReader):
@@ -91,6 +94,7 @@ class Coordinator(SagaReader):
     ) -> None:
         super().__init__(storage)
         self._compensation = Compensation(storage)
+        self._heartbeat_seconds = heartbeat_seconds
         self._heart_beats = HeartBeats(seconds=heartbeat_seconds)
         self._stale_seconds = stale_seconds
         self._sleep = sleep
@@ -125,15 +129,55 @@ class Coordinator(SagaReader):
         step's action_data, also when it was completed already. Raises what the action raises,
         IllegalTransitionError when the saga may not go on, FencedError when overtaken.
         """
-        begun, epoch, missing = self._admit(
-            definition, transaction_id, name, services=services, params=params, run=run
-        )
-        for predecessor in missing:
-            self._honour_mark(predecessor, transaction_id, epoch, run=run)
-            self._execute(transaction_id, predecessor, epoch, services=services)
-        if begun is None:
-            return self._execute(transaction_id, definition[name], epoch, services=services)
+        begun = self._prepare(definition, transaction_id, name, services=services, params=params, run=run)
         return self._perform(begun, services=services)
+
+    def run_step_or_wait(
+        self,
+        definition: SagaDefinition,
+        transaction_id: str,
+        name: str,
+        *,
+        services: Any,
+        params: Mapping[str, Any],
+        run: RunView = RunView(),
+    ) -> Mapping[str, Any] | Waiting:
+        """As `run_step`, but lay the attempt down when its action has to wait: see `watch`, `resume_step`."""
+        begun = self._prepare(definition, transaction_id, name, services=services, params=params, run=run)
+        return self._attempt(begun, services=services, in_place=False)
+
+    def resume_step(
+        self, definition: SagaDefinition, waiting: Waiting, *, services: Any
+    ) -> Mapping[str, Any] | Waiting:
+        """Go on with an attempt that was laid down; nobody else can after that.
+
+        Raises what the action raises, and FencedError when the attempt was overtaken or taken up before.
+        """
+        with self._storage.open(waiting.transaction_id) as locked:
+            record = locked.steps[waiting.step]
+            if locked.saga.status not in RUNNING or not waiting.is_attempt(record):
+                raise FencedError(
+                    f"Attempt {waiting.attempt} (epoch {waiting.epoch}) of step {waiting.step} of saga"
+                    f" {waiting.transaction_id} was overtaken, or taken up by another, while it waited"
+                )
+            locked.set_step(waiting.step, worker=self._new_worker(), heartbeat_at=NOW)
+            resumed = _Taken(
+                saga=locked.saga,
+                step=definition[waiting.step],
+                steps=dict(locked.steps),
+                left_by=None,
+                so_far=record.action_data or {},
+            )
+        return self._attempt(resumed, services=services, in_place=False)
+
+    def watch(self, definition: SagaDefinition, waiting: Waiting) -> Watch:
+        """What keeps a laid down attempt alive, and tells when to go on with it."""
+        return Watch(
+            self._storage,
+            definition[waiting.step],
+            waiting,
+            heartbeat_seconds=self._heartbeat_seconds,
+        )
 
     def execute_step(
         self, definition: SagaDefinition, transaction_id: str, name: str, *, services: Any
@@ -283,6 +327,25 @@ class Coordinator(SagaReader):
         saga, steps = self.get(transaction_id)
         return saga, {step.name: step for step in steps}
 
+    def _prepare(
+        self,
+        definition: SagaDefinition,
+        transaction_id: str,
+        name: str,
+        *,
+        services: Any,
+        params: Mapping[str, Any],
+        run: RunView,
+    ) -> _Taken | StepRecord:
+        """Take an attempt of a step, having run every predecessor that is not done in this epoch."""
+        begun, epoch, missing = self._admit(
+            definition, transaction_id, name, services=services, params=params, run=run
+        )
+        for predecessor in missing:
+            self._honour_mark(predecessor, transaction_id, epoch, run=run)
+            self._execute(transaction_id, predecessor, epoch, services=services)
+        return begun if begun is not None else self._begin(transaction_id, definition[name], epoch)
+
     def _admit(
         self,
         definition: SagaDefinition,
@@ -408,8 +471,7 @@ class Coordinator(SagaReader):
             return record
         if self._is_alive(record):
             return None
-        # Unique, because a database that loses its last commits gives attempt numbers out again.
-        moves.take(locked, step.name, worker=f"{self._worker}:{uuid4().hex[:8]}")
+        moves.take(locked, step.name, worker=self._new_worker())
         locked.commit_lazily()
         return _Taken(
             saga=locked.saga,
@@ -418,8 +480,18 @@ class Coordinator(SagaReader):
             left_by=record.worker if record.status is StepStatus.IN_PROGRESS else None,
         )
 
+    def _new_worker(self) -> str:
+        # Unique, because a database that loses its last commits gives attempt numbers out again.
+        return f"{self._worker}:{uuid4().hex[:8]}"
+
     def _perform(self, begun: _Taken | StepRecord, *, services: Any) -> Mapping[str, Any]:
         """Run the action of a step that was taken; returns the action_data, also of one that was done."""
+        return cast("Mapping[str, Any]", self._attempt(begun, services=services, in_place=True))
+
+    def _attempt(
+        self, begun: _Taken | StepRecord, *, services: Any, in_place: bool
+    ) -> Mapping[str, Any] | Waiting:
+        """As `_perform`; where the action has to wait, wait `in_place` or lay the attempt down."""
         if isinstance(begun, StepRecord):
             return begun.action_data or {}
         saga, step, record = begun.saga, begun.step, begun.steps[begun.step.name]
@@ -431,7 +503,13 @@ class Coordinator(SagaReader):
                 begun.left_by,
             )
             self._terminate([record.step_id])
-        log.info("Saga %s: step %s, attempt %s", saga.transaction_id, step.name, record.attempt)
+        log.info(
+            "Saga %s: step %s, attempt %s%s",
+            saga.transaction_id,
+            step.name,
+            record.attempt,
+            "" if begun.so_far is None else " goes on",
+        )
         attempt = Attempt(
             self._storage,
             saga=saga,
@@ -440,11 +518,23 @@ class Coordinator(SagaReader):
             others={name: other for name, other in begun.steps.items() if name != step.name},
             services=services,
             heart_beats=self._heart_beats,
+            so_far=begun.so_far,
         )
         try:
             with observed("step", saga=saga, step=record), attempt:
+                if begun.so_far is not None:
+                    _require_time(step, record)
                 data = step.action(attempt)
-                attempt.complete(data)
+                while isinstance(data, Wait):
+                    attempt.wait(data)
+                    if not in_place:
+                        break
+                    self._wait_in_place(attempt, data)
+                    data = step.action(attempt)
+                else:
+                    attempt.complete(data)
+                    return data
+            return attempt.lay_down(data)
         except BaseException as error:
             end = self._failed(attempt, error)
             if end is AttemptEnd.COMPLETED:
@@ -459,7 +549,18 @@ class Coordinator(SagaReader):
                     " was its server restarted?"
                 ) from None
             raise
-        return data
+
+    def _wait_in_place(self, attempt: Attempt, wait: Wait) -> None:
+        """Wait until the condition is met, at most as long as the action wants to."""
+        deadline = time.monotonic() + wait.seconds
+        while True:
+            with self._storage.database.transaction() as connection:
+                met = is_met(attempt.step, connection, wait.condition)
+            left = deadline - time.monotonic()
+            if met or left <= 0:
+                return
+            self._sleep(min(wait.poll_seconds, left))
+            attempt.check()
 
     def _failed(self, attempt: Attempt, error: BaseException) -> AttemptEnd:
         """Record the failure of an attempt, unless it had in truth completed or been overtaken."""
@@ -506,6 +607,18 @@ class Coordinator(SagaReader):
                 continue
             if ended:
                 log.warning("Ended %s database session(s) of an overtaken attempt of %s", ended, step_id)
+
+
+def _require_time(step: Step, record: StepRecord) -> None:
+    """Raise TransientError when an attempt that goes on after a wait has had its time.
+
+    The time limit of a task begins anew each time it goes on.
+    """
+    if record.start_time is None:
+        return
+    age = datetime.now(tz=UTC) - record.start_time.replace(tzinfo=UTC)
+    if age > step.time_limit:
+        raise TransientError(f"Step {step.name} has waited for {age}; its time limit is {step.time_limit}")
 
 
 def _was_cancelled_during(run: RunView, saga: SagaRecord) -> bool:

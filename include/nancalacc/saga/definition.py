@@ -12,17 +12,22 @@ from uuid import NAMESPACE_URL, uuid5
 from nancalacc.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from nancalacc.saga.context import CompensationContext, StepContext
+    from nancalacc.saga.waiting import Wait
 
 STEP_ID_LENGTH = 64
 """Width of saga_steps.step_id [wps 6]."""
 TRANSACTION_ID_LENGTH = 36
 """Length of a UUID in text."""
 
-Action = Callable[["StepContext"], Mapping[str, Any]]
-"""Does the step's work and returns its `action_data` (JSON, no personal data)."""
+Action = Callable[["StepContext"], "Mapping[str, Any] | Wait"]
+"""Does the step's work and returns its `action_data` (JSON, no personal data), or for what it waits."""
 Compensation = Callable[["CompensationContext"], None]
 """Undoes the step's work inside the transaction it is given."""
+Condition = Callable[["Connection", Mapping[str, Any]], bool]
+"""Whether what a `Wait` of the step names has come about; reads only, and briefly."""
 
 
 class StepKind(StrEnum):
@@ -40,6 +45,7 @@ class Step:
     `skippable`: a person may mark it done without it having run.
     `max_retries`: how often the task that runs it is tried again after a transient error.
     `time_limit`: how long one attempt may take.
+    `is_met`: whether an action that returned a `Wait` may go on.
     """
 
     name: str
@@ -50,6 +56,7 @@ class Step:
     skippable: bool = False
     max_retries: int = 5
     time_limit: timedelta = timedelta(minutes=30)
+    is_met: Condition | None = None
 
 
 @dataclass(frozen=True, slots=True)

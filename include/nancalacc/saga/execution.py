@@ -17,6 +17,7 @@ from nancalacc.saga.heartbeat import HeartBeats
 from nancalacc.saga.records import NOW, SagaRecord, StepRecord
 from nancalacc.saga.state import EventType, PivotState, SagaStatus, StepStatus
 from nancalacc.saga.storage import Locked, Storage
+from nancalacc.saga.waiting import Wait, Waiting
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -71,6 +72,7 @@ class Attempt:
         others: Mapping[str, StepRecord],
         services: Any,
         heart_beats: HeartBeats,
+        so_far: Mapping[str, Any] | None = None,
     ) -> None:
         self._storage = storage
         self._saga = saga
@@ -79,6 +81,7 @@ class Attempt:
         self._others = others
         self._services = services
         self._heart_beats = heart_beats
+        self._so_far = so_far
         self._open_outcome = record.pivot_state is PivotState.INTENDED
         self._remembered = record.compensate_data
         self._registered = False
@@ -118,6 +121,11 @@ class Attempt:
     def services(self) -> Any:
         """What the composition root built for the actions."""
         return self._services
+
+    @property
+    def so_far(self) -> Mapping[str, Any] | None:
+        """The data of the wait after which this attempt goes on."""
+        return self._so_far
 
     @property
     def connection(self) -> Connection:
@@ -216,6 +224,29 @@ class Attempt:
         if self._completing is not None:
             stack, _ = self._taken()
             stack.close()
+
+    def wait(self, wait: Wait) -> None:
+        """Show and keep what the action has done so far; it goes on with that."""
+        if self._completing is not None:
+            raise IllegalTransitionError(
+                f"Step {self._step.name} waits, but has opened its completing transaction before"
+            )
+        self._report = self._so_far = dict(wait.data)
+
+    def lay_down(self, wait: Wait) -> Waiting:
+        """Leave the attempt to whoever watches it; its own heart-beat must have ended."""
+        with self._fenced() as locked:
+            locked.set_step(self._step.name, action_data=dict(wait.data), heartbeat_at=NOW)
+        return Waiting(
+            transaction_id=self._saga.transaction_id,
+            step=self._step.name,
+            epoch=self._record.epoch,
+            attempt=self._record.attempt,
+            worker=self._record.worker or "",
+            condition=dict(wait.condition),
+            seconds=wait.seconds,
+            poll_seconds=wait.poll_seconds,
+        )
 
     def fenced_error(self) -> FencedError:
         """What to raise when this attempt was overtaken."""

@@ -90,6 +90,9 @@ class Storage(Protocol):
     def beat(self, step: StepRecord, *, report: Mapping[str, Any] | None) -> bool:
         """Say that this attempt is alive; False when it was overtaken."""
 
+    def let_go(self, step: StepRecord) -> None:
+        """Take back the last sign of life of this attempt, if it is still the step's."""
+
     def get(self, transaction_id: str) -> tuple[SagaRecord, tuple[StepRecord, ...]] | None:
         """A saga and its steps in order, None when there is no such saga."""
 

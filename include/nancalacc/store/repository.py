@@ -321,6 +321,13 @@ class SagaStore:
         values: dict[str, Any] = {"heartbeat_at": UTC_NOW, "updated_at": UTC_NOW}
         if report is not None:
             values["action_data"] = dict(report)
+        return self._touch(step, values)
+
+    def let_go(self, step: StepRecord) -> None:
+        """Take back the last sign of life of this attempt, if it is still the step's."""
+        self._touch(step, {"heartbeat_at": None, "updated_at": UTC_NOW})
+
+    def _touch(self, step: StepRecord, values: Mapping[str, Any]) -> bool:
         with self.database.transaction() as connection:
             done = connection.execute(
                 update(saga_steps)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from nancalacc.config import DingTalkSettings, WpsSettings
+from nancalacc.config import DingTalkSettings, Settings, WpsSettings
 from nancalacc.errors import RefusedError
 from nancalacc.saga.context import StepContext
 from nancalacc.sync.claims import RetryRules, Tenant
@@ -17,6 +17,8 @@ CLAIM, FETCH = "claim_events", "fetch_changes"
 SAVE_DEPARTMENTS, SAVE_USERS, SAVE_RELATIONS = "save_departments", "save_users", "save_relations"
 NOTIFY, CONFIRM, UPDATE_STATUS = "notify_wps", "confirm_increments", "update_event_status"
 LARGEST_BATCH = 10_000
+READING_SECONDS = 300.0
+"""How long reading a batch from DingTalk should take at most; nobody else's events come meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,17 @@ class BatchParams:
         if (params.get("dingtalk_conn_id") is None) != (params.get("wps_conn_id") is None):
             raise RefusedError("Parameters 'dingtalk_conn_id' and 'wps_conn_id' belong together: name both")
         return cls(**params)
+
+    def size(self, settings: Settings, *, calls_per_second: float) -> int:
+        """How many events to take at most; `calls_per_second` 0 means no limit.
+
+        What a batch costs besides reading is the same for few events and for many: when more wait
+        than a usual batch holds, as many are taken as can be read in a reasonable time.
+        """
+        if self.batch_size is not None:
+            return self.batch_size
+        readable = READING_SECONDS * calls_per_second if calls_per_second else LARGEST_BATCH
+        return max(settings.batch_size, min(settings.backlog_batch_size, int(readable), LARGEST_BATCH))
 
     def pairs(self, companies: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
         """The pairs of connection ids among which to choose: the one that was named, or all."""

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import Connection
 
@@ -20,10 +19,10 @@ from nancalacc.clients.dingtalk_errors import masked
 from nancalacc.errors import BusyError, TransientError, UnknownOutcomeError
 from nancalacc.saga.context import StepContext
 from nancalacc.saga.state import EventType
-from nancalacc.sync import increments, known_changes
+from nancalacc.saga.waiting import Wait
+from nancalacc.sync import increments, known_changes, planned_rows, touched
 from nancalacc.sync.asking import ask
 from nancalacc.sync.batch import FETCH, Batch
-from nancalacc.sync.fetch_changes import fail
 from nancalacc.sync.increments import Verdict
 from nancalacc.sync.planning import KINDS
 from nancalacc.sync.services import SyncServices
@@ -31,15 +30,21 @@ from nancalacc.sync.staging import Fetch
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0
+SHORTEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 0.5, 10.0
 AFTER_THE_SECOND = 0.05
 """The clocks of two processes are read one after the other."""
+PATIENCE_SECONDS = 2.0
+"""WPS is often done within this; only then is the step laid down, which takes about as long."""
 ROW_IS_GONE = "Its row was deleted before WPS had dealt with it"
 
 
 @dataclass(slots=True)
 class Tally:
-    """What a step did: rounds, rows, calls of WPS, and what WPS said."""
+    """What a step did: rounds, rows, calls of WPS, and what WPS said.
+
+    `quiet_seconds`: how long WPS has dealt with no row of the round that is open; `told_again`: how often
+    it has agreed to begin once more since.
+    """
 
     rounds: int = 0
     rows: int = 0
@@ -47,6 +52,8 @@ class Tally:
     applied: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     stamped_again: int = 0
+    quiet_seconds: float = 0
+    told_again: int = 0
 
     def as_data(self) -> dict[str, Any]:
         """The counts for action_data."""
@@ -57,14 +64,24 @@ class Tally:
             "applied": dict(self.applied),
             "refused": dict(self.refused),
             "stamped_again": self.stamped_again,
+            "quiet_seconds": self.quiet_seconds,
+            "told_again": self.told_again,
         }
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any] | None) -> Self:
+        """The counts so far of an attempt that goes on; none of one that begins."""
+        if not data:
+            return cls()
+        counts = {"applied": Counter(data["applied"]), "refused": Counter(data["refused"])}
+        return cls(**{**data, **counts})
 
 
 class Publication:
     """One batch on its way to WPS, in one attempt of a step."""
 
     def __init__(self, ctx: StepContext, batch: Batch) -> None:
-        self.tally = Tally()
+        self.tally = Tally.of(ctx.so_far)
         self._ctx = ctx
         self._batch = batch
         self._services: SyncServices = ctx.services
@@ -82,22 +99,28 @@ class Publication:
         self._notify(number)
         return True
 
-    def follow(self) -> None:
-        """Wait for WPS's word on every row, publishing the rounds that are left.
+    def follow(self) -> Wait | None:
+        """Take WPS's word on every row, and publish the rounds that are left.
 
-        Raises TransientError when WPS leaves rows alone for too long.
+        Returns what to wait for while rows are open, None when none is. Raises TransientError when WPS
+        leaves rows alone for too long.
         """
         fetch = self._ctx.action_data(FETCH)
+        goes_on = self._ctx.so_far is not None
         while True:
             with self._ctx.transaction() as connection:
                 number = increments.next_round(connection, transaction_id=self._saga)
                 if number is None:
-                    return
-                if number > 0:
+                    return None
+                is_new = number > 0 and not goes_on
+                if is_new:
                     self._publish(connection, number)
-            if number > 0:
+            if is_new:
                 self._notify(number)
-            self._follow_round(number, fetch)
+            wait = self._follow_round(number, fetch, goes_on=goes_on)
+            if wait is not None:
+                return wait
+            goes_on = False
 
     def _publish(self, connection: Connection, number: int) -> None:
         self.tally.rows += increments.publish_round(
@@ -114,46 +137,69 @@ class Publication:
         self._wait_for_window(number)
         self.tally.calls += asyncio.run(self._call())
 
-    def _follow_round(self, number: int, fetch: Mapping[str, Any]) -> None:
-        """Settle the rows of a round as WPS deals with them; tell WPS again of what it leaves alone."""
+    def _follow_round(self, number: int, fetch: Mapping[str, Any], *, goes_on: bool) -> Wait | None:
+        """Settle the rows of a round as WPS deals with them; returns what to wait for if some are left.
+
+        `goes_on`: the round was waited for. If in vain, WPS is told again of what it leaves alone.
+        """
         settings = self._services.settings
-        quiet_since = told_at = time.monotonic()
-        while True:
-            with self._ctx.transaction() as connection:
-                found = increments.verdicts(connection, transaction_id=self._saga, number=number)
-                settled = [each for each in found if each.status != 0]
-                self._report(self._settle(connection, settled, fetch))
-            if len(settled) == len(found):
-                return
-            now = time.monotonic()
-            if settled:
-                quiet_since = told_at = now
-            if now - quiet_since >= settings.confirm_seconds:
+        settled, left = self._settle_round(number, fetch)
+        if left and goes_on and not settled:
+            if self.tally.quiet_seconds >= settings.confirm_seconds:
                 raise TransientError(
-                    f"WPS has accepted the sync, but left {len(found) - len(settled)} rows of the increment"
-                    f" tables alone for {now - quiet_since:.0f} s: look in the WPS console whether its"
-                    " increments run. They are told to WPS again with the next try"
+                    f"WPS has accepted the sync, but left {left} rows of the increment tables alone for"
+                    f" {self.tally.quiet_seconds:.0f} s: look in the WPS console whether its increments run."
+                    " They are told to WPS again with the next try"
                 )
-            if now - told_at >= settings.renotify_seconds:
-                self._tell_again(number)
-                told_at = time.monotonic()
-            self._services.sleep(settings.poll_seconds)
+            self._tell_again(number)
+        patience, pause = PATIENCE_SECONDS, max(settings.poll_seconds, SHORTEST_PAUSE_SECONDS)
+        while left and patience > 0:
+            self._services.sleep(pause)
+            patience -= pause
             self._ctx.check()
+            _, left = self._settle_round(number, fetch)
+        if not left:
+            return None
+        # Longer each time: a WPS that begins late must not find every run's rows stamped anew.
+        longest = settings.renotify_seconds * 2 ** max(0, self.tally.told_again - 1)
+        seconds = min(longest, settings.confirm_seconds - self.tally.quiet_seconds)
+        self.tally.quiet_seconds += seconds
+        return Wait(
+            condition={"transaction_id": self._saga, "round": number},
+            seconds=seconds,
+            data=self.tally.as_data(),
+            poll_seconds=pause,
+        )
+
+    def _settle_round(self, number: int, fetch: Mapping[str, Any]) -> tuple[int, int]:
+        """Settle what WPS has dealt with; returns how many rows that were, and how many are left."""
+        with self._ctx.transaction() as connection:
+            found = increments.verdicts(connection, transaction_id=self._saga, number=number)
+            settled = [each for each in found if each.status != 0]
+            decisive = self._settle(connection, settled, fetch)
+        if settled:
+            self.tally.quiet_seconds = self.tally.told_again = 0
+        self._report(decisive)
+        return len(settled), len(found) - len(settled)
 
     def _tell_again(self, number: int) -> None:
-        """Stamp open rows anew, since WPS may have missed them, and ask once more.
+        """Ask once more; when WPS has begun anew since and left the rows alone, stamp them anew before.
 
+        Only then has it missed them: a stamp that is new to a run that begins late is missed by that.
         While WPS is still at it, it says so, and there is nothing to do but to wait.
         """
-        with self._ctx.transaction() as connection:
-            self.tally.stamped_again += increments.stamp(
-                connection, transaction_id=self._saga, number=number, zone=self._zone
-            )
-        self._wait_for_window(number)
+        if self.tally.told_again:
+            with self._ctx.transaction() as connection:
+                self.tally.stamped_again += increments.stamp(
+                    connection, transaction_id=self._saga, number=number, zone=self._zone
+                )
+            self._wait_for_window(number)
         try:
             asyncio.run(self._call_once())
         except (BusyError, UnknownOutcomeError) as error:
             log.info("Saga %s: %s", self._saga, error)
+        else:
+            self.tally.told_again += 1
 
     def _settle(
         self, connection: Connection, settled: list[Verdict], fetch: Mapping[str, Any]
@@ -165,7 +211,7 @@ class Publication:
         if not settled:
             return []
         company = self._batch.wps.third_company_id
-        removals = increments.removals(connection, transaction_id=self._saga)
+        removals = planned_rows.removals(connection, transaction_id=self._saga)
         for kind in KINDS:
             done = [each for each in settled if each.kind == kind and each.is_last and each.status == 1]
             gone = [each.key for each in done if (kind, each.key) in removals]
@@ -181,7 +227,7 @@ class Publication:
                     third_company_id=company,
                     managers_read=bool(fetch["managers_read"]),
                 )
-        needless = increments.needless(connection, transaction_id=self._saga)
+        needless = planned_rows.needless(connection, transaction_id=self._saga)
         decisive = [
             each
             for each in settled
@@ -189,7 +235,7 @@ class Publication:
         ]
         for each in decisive:
             if each.status != 1:
-                fail(
+                touched.fail(
                     connection,
                     transaction_id=self._saga,
                     kind="users" if each.kind == "memberships" else each.kind,
@@ -234,6 +280,13 @@ class Publication:
         async with self._services.wps(self._batch.wps.conn_id) as client:
             await client.increment_sync()
             self.tally.calls += 1
+
+
+def is_dealt_with(connection: Connection, condition: Mapping[str, Any]) -> bool:
+    """Whether WPS has dealt with every row of the round that the condition names."""
+    return not increments.is_open(
+        connection, transaction_id=condition["transaction_id"], number=condition["round"]
+    )
 
 
 def _reason(verdict: Verdict) -> str:

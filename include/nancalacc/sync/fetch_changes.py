@@ -6,23 +6,22 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, text
+from sqlalchemy import Connection, delete, select, text
 
 from nancalacc.config import AccountSource
 from nancalacc.saga.context import CompensationContext, StepContext
 from nancalacc.saga.state import EventType
 from nancalacc.store.tables import staged_changes, staged_increments, staged_users
-from nancalacc.sync import claims, neighbours, publish, resolve, staging
+from nancalacc.sync import claims, neighbours, publish, resolve, staging, touched
 from nancalacc.sync.batch import FULL_SYNC, Batch
 from nancalacc.sync.changes import DEPARTMENTS, USERS, ChangeReading, Key, Place
 from nancalacc.sync.findings import Findings
 from nancalacc.sync.mapping import Mapper, unusable
 from nancalacc.sync.services import SyncServices
 from nancalacc.sync.staging import Fetch
+from nancalacc.sync.touched import Change, Touched
 
 log = logging.getLogger(__name__)
 
@@ -56,29 +55,6 @@ UNKNOWN_LEADERS = text("""
                 AND c.action IS DISTINCT FROM 'remove'
         )
 """)
-
-
-class Change(StrEnum):
-    """What a batch does about an object."""
-
-    SAVE = "save"
-    REMOVE = "remove"
-    REMOVE_AGAIN = "remove_again"
-    """It is not there, but the last full sync had it: a job that WPS ran late may have put it back."""
-    NOTHING = "nothing"
-    """It is not there, and WPS does not know it."""
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """An object of the batch: what to do about it, and why if it failed."""
-
-    kind: str
-    key: str
-    action: Change
-    event_ids: list[int]
-    reason: str | None = None
 
 
 def fetch_changes(ctx: StepContext) -> Mapping[str, Any]:
@@ -125,7 +101,7 @@ async def _fetch(ctx: StepContext, batch: Batch, events: list[claims.ClaimedEven
             ).all()
         )
         for uid, reason in rejected.items():
-            fail(connection, transaction_id=fetch.transaction_id, kind=USERS, key=uid, reason=reason)
+            touched.fail(connection, transaction_id=fetch.transaction_id, kind=USERS, key=uid, reason=reason)
     failures = {each.key: each.reason for each in found if each.action is Change.FAILED} | rejected
     for key, reason in failures.items():
         ctx.event(EventType.RECORD_REJECTED, {"id": key, "reason": reason})
@@ -177,16 +153,16 @@ def _stage(
     batch: Batch,
     findings: Findings,
     undone: set[tuple[str, str]],
-) -> list[_Found]:
+) -> list[Touched]:
     rows = staging.Batch()
     company = batch.wps.third_company_id
     dids = [mapper.did(dept_id) for dept_id in reading.departments]
     known_dids = neighbours.known_dids(connection, dids, third_company_id=company)
     known_uids = neighbours.known_uids(connection, reading.users, third_company_id=company)
-    found: list[_Found] = []
+    found: list[Touched] = []
 
     def add(source: Key, key: str, action: Change, reason: str | None = None) -> None:
-        found.append(_Found(source[0], key, action, sorted(reading.causes[source]), reason))
+        found.append(Touched(source[0], key, action, sorted(reading.causes[source]), reason))
 
     def gone(kind: str, key: str, *, is_known: bool) -> Change:
         if is_known:
@@ -235,21 +211,7 @@ def _stage(
         rows.memberships.extend(memberships)
         add(source, uid, Change.SAVE)
     staging.copy(connection, rows, fetch=fetch)
-    if found:
-        connection.execute(
-            insert(staged_changes),
-            [
-                {
-                    "transaction_id": fetch.transaction_id,
-                    "kind": each.kind,
-                    "key": each.key,
-                    "action": each.action.value,
-                    "event_ids": each.event_ids,
-                    "reason": each.reason,
-                }
-                for each in found
-            ],
-        )
+    touched.record(connection, found, transaction_id=fetch.transaction_id)
     return found
 
 
@@ -263,32 +225,6 @@ def _resolve(connection: Connection, *, fetch: Fetch, batch: Batch, findings: Fi
     managers_read = bool(connection.execute(MANAGERS_WERE_READ, key).scalar_one())
     connection.execute(UNKNOWN_LEADERS, key | {"managers_read": managers_read})
     return managers_read
-
-
-def fail(connection: Connection, *, transaction_id: str, kind: str, key: str, reason: str) -> None:
-    """Record that an object of the batch cannot be brought to WPS, and why."""
-    connection.execute(
-        staged_changes.update()
-        .where(
-            staged_changes.c.transaction_id == transaction_id,
-            staged_changes.c.kind == kind,
-            staged_changes.c.key == key,
-        )
-        .values(action=Change.FAILED.value, reason=reason)
-    )
-
-
-def failures(connection: Connection, *, transaction_id: str) -> dict[int, str]:
-    """Why events have failed, by their ids: a reason of one of their objects."""
-    rows = connection.execute(
-        select(staged_changes.c.event_ids, staged_changes.c.reason)
-        .where(
-            staged_changes.c.transaction_id == transaction_id,
-            staged_changes.c.action == Change.FAILED.value,
-        )
-        .order_by(staged_changes.c.kind, staged_changes.c.key)
-    )
-    return {event_id: row.reason or "" for row in rows for event_id in row.event_ids}
 
 
 def delete_staged(ctx: CompensationContext) -> None:

@@ -14,8 +14,9 @@ from nancalacc.errors import ConfigurationError
 from nancalacc.saga.context import CompensationContext, StepContext
 from nancalacc.saga.definition import SagaDefinition, Step, StepKind
 from nancalacc.saga.state import SagaStatus
+from nancalacc.saga.waiting import Wait
 from nancalacc.store import locks
-from nancalacc.sync import claims, increments, staging
+from nancalacc.sync import claims, planned_rows, staging, touched
 from nancalacc.sync.batch import (
     CLAIM,
     CONFIRM,
@@ -32,8 +33,8 @@ from nancalacc.sync.batch import (
     retry_rules,
 )
 from nancalacc.sync.claims import Tenant
-from nancalacc.sync.confirm import Publication
-from nancalacc.sync.fetch_changes import delete_staged, failures, fetch_changes, remove_staged
+from nancalacc.sync.confirm import Publication, is_dealt_with
+from nancalacc.sync.fetch_changes import delete_staged, fetch_changes, remove_staged
 from nancalacc.sync.planning import (
     DEPARTMENTS,
     MEMBERSHIPS,
@@ -64,13 +65,13 @@ def claim_events(ctx: StepContext) -> Mapping[str, Any]:
     services: SyncServices = ctx.services
     params = BatchParams.of(ctx.saga.params)
     tenants = tenants_of(services, params.pairs(services.settings.companies))
-    size = params.batch_size or services.settings.batch_size
     transaction_id = ctx.saga.transaction_id
     with ctx.transaction() as connection:
         claims.free_abandoned(connection)
         kept = claims.tenant_of(connection, tenants, transaction_id=transaction_id)
         due = [kept] if kept else claims.due_tenants(connection, tenants, definition=NAME)
     for tenant in due:
+        size = _size(services, params, tenant.dingtalk_conn_id)
         with ctx.transaction() as connection:
             # First the saga's row, then the lock's: the order of everybody who gives a lock back.
             ctx.identify(connection, third_company_id=tenant.third_company_id, task_id=None)
@@ -91,6 +92,15 @@ def claim_events(ctx: StepContext) -> Mapping[str, Any]:
                     }
                 locks.release(connection, transaction_id=transaction_id)
     return {"events": 0}
+
+
+def _size(services: SyncServices, params: BatchParams, dingtalk_conn_id: str) -> int:
+    try:
+        calls_per_second = services.dingtalk_settings(dingtalk_conn_id).calls_per_second
+    except ConfigurationError:
+        # The next step says what is wrong with it.
+        return params.size(services.settings, calls_per_second=1)
+    return params.size(services.settings, calls_per_second=calls_per_second)
 
 
 def tenants_of(services: SyncServices, pairs: tuple[tuple[str, str], ...]) -> list[Tenant]:
@@ -133,13 +143,15 @@ def save_departments(ctx: StepContext) -> Mapping[str, Any]:
     if batch is None:
         return {"rows": 0}
     company, saga = batch.wps.third_company_id, ctx.saga.transaction_id
-    known = increments.known_rows(ctx.connection, DEPARTMENTS, transaction_id=saga, third_company_id=company)
+    known = planned_rows.known_rows(
+        ctx.connection, DEPARTMENTS, transaction_id=saga, third_company_id=company
+    )
     rows = plan_departments(
         _saved(ctx, DEPARTMENTS, batch),
-        removed=increments.removed(ctx.connection, DEPARTMENTS, transaction_id=saga),
+        removed=planned_rows.removed(ctx.connection, DEPARTMENTS, transaction_id=saga),
         known=known,
         parents={did: row["pid"] for did, row in known.items()}
-        | increments.parents(ctx.connection, third_company_id=company),
+        | planned_rows.parents(ctx.connection, third_company_id=company),
     )
     return _plan(ctx, DEPARTMENTS, rows)
 
@@ -152,8 +164,8 @@ def save_users(ctx: StepContext) -> Mapping[str, Any]:
     company, saga = batch.wps.third_company_id, ctx.saga.transaction_id
     rows = plan_users(
         _saved(ctx, USERS, batch),
-        removed=increments.removed(ctx.connection, USERS, transaction_id=saga),
-        known=increments.known_rows(ctx.connection, USERS, transaction_id=saga, third_company_id=company),
+        removed=planned_rows.removed(ctx.connection, USERS, transaction_id=saga),
+        known=planned_rows.known_rows(ctx.connection, USERS, transaction_id=saga, third_company_id=company),
     )
     return _plan(ctx, USERS, rows)
 
@@ -167,14 +179,14 @@ def save_relations(ctx: StepContext) -> Mapping[str, Any]:
     for row in _saved(ctx, MEMBERSHIPS, batch):
         places.setdefault(row["uid"], []).append(row)
     planned = _plan(ctx, MEMBERSHIPS, plan_memberships(places))
-    rounds = increments.schedule(ctx.connection, transaction_id=ctx.saga.transaction_id)
+    rounds = planned_rows.schedule(ctx.connection, transaction_id=ctx.saga.transaction_id)
     return {**planned, "rounds": rounds}
 
 
 def _saved(ctx: StepContext, kind: str, batch: Batch) -> list[Content]:
     fetched = ctx.action_data(FETCH)
     staging.prefer_hash_joins(ctx.connection)
-    return increments.saved_rows(
+    return planned_rows.saved_rows(
         ctx.connection,
         kind,
         fetch=Fetch.recorded(ctx.saga.transaction_id, fetched),
@@ -184,14 +196,14 @@ def _saved(ctx: StepContext, kind: str, batch: Batch) -> list[Content]:
 
 
 def _plan(ctx: StepContext, kind: str, rows: list[Increment]) -> Mapping[str, Any]:
-    return {"rows": increments.plan(ctx.connection, kind, rows, transaction_id=ctx.saga.transaction_id)}
+    return {"rows": planned_rows.plan(ctx.connection, kind, rows, transaction_id=ctx.saga.transaction_id)}
 
 
 def delete_plan(kind: str) -> Any:
     """The compensation that deletes the planned rows of one kind."""
 
     def delete(ctx: CompensationContext) -> None:
-        increments.plan(ctx.connection, kind, (), transaction_id=ctx.saga.transaction_id)
+        planned_rows.plan(ctx.connection, kind, (), transaction_id=ctx.saga.transaction_id)
 
     return delete
 
@@ -209,14 +221,16 @@ def notify_wps(ctx: StepContext) -> Mapping[str, Any]:
     return publication.tally.as_data()
 
 
-def confirm_increments(ctx: StepContext) -> Mapping[str, Any]:
-    """Follow the published rows until WPS has dealt with all of them, and publish the other rounds."""
+def confirm_increments(ctx: StepContext) -> Mapping[str, Any] | Wait:
+    """Follow the published rows until WPS has dealt with all of them, and publish the other rounds.
+
+    While WPS is at work the step waits without a worker.
+    """
     batch = Batch.of(ctx)
     if batch is None:
         return {"rows": 0}
     publication = Publication(ctx, batch)
-    publication.follow()
-    return publication.tally.as_data()
+    return publication.follow() or publication.tally.as_data()
 
 
 # update_event_status
@@ -237,7 +251,7 @@ def update_event_status(ctx: StepContext) -> Mapping[str, Any]:
         step=NOTIFY,
         seconds=services.settings.repeat_seconds,
     )
-    failed = failures(connection, transaction_id=transaction_id)
+    failed = touched.failures(connection, transaction_id=transaction_id)
     done, dead = claims.finish(
         connection,
         transaction_id=transaction_id,
@@ -294,6 +308,7 @@ INCREMENTAL_SYNC = SagaDefinition(
             depends_on=(NOTIFY,),
             kind=StepKind.RETRIABLE,
             time_limit=timedelta(hours=2),
+            is_met=is_dealt_with,
         ),
         Step(
             UPDATE_STATUS,

@@ -1,7 +1,7 @@
 """A full sync without Airflow: the real engine, a real database, the sandbox for both sides."""
 
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -77,21 +77,23 @@ class FullSync:
         self.settings = Settings(lock_wait_seconds=0, busy_wait_seconds=1)
         self.runs = 0
 
+    def dingtalk(self, conn_id: str) -> AbstractAsyncContextManager[DingTalkClient]:
+        return self.dingtalk_at(self.company.dingtalk)
+
+    def wps(self, conn_id: str) -> AbstractAsyncContextManager[WpsClient]:
+        return self.wps_at(self.company.wps)
+
     @asynccontextmanager
-    async def dingtalk(self, conn_id: str) -> AsyncIterator[DingTalkClient]:
+    async def dingtalk_at(self, connection: ConnectionInfo) -> AsyncIterator[DingTalkClient]:
         async with aiohttp.ClientSession() as session:
             yield DingTalkClient(
-                DingTalkSettings.of(self.company.dingtalk),
-                transport=SessionTransport(session),
-                sleep=no_sleep,
+                DingTalkSettings.of(connection), transport=SessionTransport(session), sleep=no_sleep
             )
 
     @asynccontextmanager
-    async def wps(self, conn_id: str) -> AsyncIterator[WpsClient]:
+    async def wps_at(self, connection: ConnectionInfo) -> AsyncIterator[WpsClient]:
         async with aiohttp.ClientSession() as session:
-            yield WpsClient(
-                WpsSettings.of(self.company.wps), transport=SessionTransport(session), sleep=no_sleep
-            )
+            yield WpsClient(WpsSettings.of(connection), transport=SessionTransport(session), sleep=no_sleep)
 
     def dingtalk_settings(self, conn_id: str) -> DingTalkSettings:
         if conn_id != self.company.dingtalk.conn_id:

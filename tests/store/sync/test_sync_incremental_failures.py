@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from nancalacc.config import Settings
 from nancalacc.errors import (
     CallRefusedError,
     NancalaccError,
@@ -14,6 +15,7 @@ from nancalacc.errors import (
     StatementRefusedError,
     TransientError,
 )
+from nancalacc.orchestration.registry import IMPATIENT
 from nancalacc.saga.state import SagaStatus
 from nancalacc.sandbox.organisation import Placement, User
 from nancalacc.store import locks
@@ -47,6 +49,11 @@ def fails(batches: Batches, step: str, kind: type[NancalaccError]) -> SagaStatus
     with pytest.raises(kind) as caught:
         run.steps(to=step)
     return run.fail(step, caught.value)
+
+
+def newcomer(batches: Batches):
+    [event] = [event for event in batches.events() if event.event_id == "newcomer"]
+    return event
 
 
 def left(batches: Batches, *tables: str) -> int:
@@ -85,6 +92,28 @@ class TestBeforeThePublication:
         assert batches.difference() == ()
         assert batches.events()[0].returns == 0
 
+    def test_in_ten_minutes_without_dingtalk_no_event_dies(self, batches):
+        """The pauses are not waited for: the clock of the inbox is put forward."""
+        batches.sync.settings = replace(batches.sync.settings, event_pause_seconds=10, event_attempts=2)
+        for uid in ("u07", "u08"):
+            batches.sync.sandbox.organisation.modify_user(uid, name="改名")
+            batches.event("user_modify_org", uid)
+        batches.sync.sandbox.faults.add("http", path="topapi", times=None, status=500)
+        away = 0.0
+        while away < 600:
+            assert fails(batches, "fetch_changes", TransientError) is SagaStatus.COMPENSATED
+            pause = batches.sync.value(
+                "SELECT extract(epoch FROM max(next_attempt_at) - timezone('utc', clock_timestamp()))"
+                " FROM dingtalk_events"
+            )
+            away += float(pause)
+            batches.sync.execute("UPDATE dingtalk_events SET next_attempt_at = received_at")
+        assert [(event.status, event.attempts) for event in batches.events()] == [("pending", 0)] * 2
+        batches.sync.sandbox.faults.clear()
+        batches.run()
+        assert batches.difference() == ()
+        assert batches.count("done") == 2
+
     def test_a_step_that_fails_for_good_leaves_nothing_behind(self, batches):
         batches.sync.execute("ALTER TABLE staged_increments ADD CHECK (kind <> 'memberships')")
         batches.event("user_modify_org", "u07")
@@ -116,6 +145,26 @@ class TestBeforeThePublication:
         assert batches.count("done") == 19
         assert failed <= 7
         assert {line.split(":")[0] for line in batches.difference()} == {"user u13"}
+
+    def test_events_that_come_while_a_batch_is_halved_wait_for_one_failure_at_most(self, batches):
+        batches.sync.settings = replace(batches.sync.settings, event_attempts=2)
+        batches.sync.execute(POISON)
+        for number in range(10, 18):
+            batches.event("user_modify_org", f"u{number}")
+        assert fails(batches, "save_users", StatementRefusedError) is SagaStatus.COMPENSATED
+        batches.sync.sandbox.organisation.modify_user("u20", title="新")
+        batches.event("user_modify_org", "u20", event_id="newcomer")
+        failed = 0
+        while newcomer(batches).status != "done":
+            run = batches.start()
+            try:
+                run.steps()
+            except StatementRefusedError as error:
+                failed += 1
+                run.fail("save_users", error)
+            else:
+                assert run.settle() is SagaStatus.COMPLETED
+        assert failed <= 1
 
     def test_a_cancelled_batch_gives_its_events_back_at_once(self, batches):
         batches.event("user_modify_org", "u07")
@@ -240,6 +289,19 @@ class TestWps:
         assert run.records["confirm_increments"].action_data["stamped_again"] > 0
         assert batches.difference() == ()
 
+    def test_a_recovery_has_wps_see_what_it_has_missed(self, batches):
+        batches.sync.sandbox.organisation.modify_user("u07", name="改名")
+        batches.event("user_modify_org", "u07")
+        run = batches.start()
+        run.steps(to="save_relations")
+        publish_late(batches)
+        run.step("notify_wps")
+        settings = replace(run.services.settings, renotify_seconds=Settings().renotify_seconds)
+        run.services = replace(run.services, settings=replace(settings, **IMPATIENT))
+        assert run.settle() is SagaStatus.COMPLETED
+        assert run.records["confirm_increments"].action_data["stamped_again"] > 0
+        assert batches.difference() == ()
+
     def test_a_wps_that_begins_late_is_waited_for(self, batches):
         set_consumer(batches, increment_delay=5)
         batches.sync.sandbox.organisation.modify_user("u07", name="改名")
@@ -258,19 +320,19 @@ class TestWps:
         assert run.fail("confirm_increments", TransientError("x")) is SagaStatus.COMPLETED
         assert batches.count("done") == 1
 
-    def test_a_department_with_two_thousand_people_goes_in_rounds_that_wps_can_read(self, batches):
+    def test_a_department_with_three_thousand_people_goes_in_rounds_that_wps_can_read(self, batches):
         organisation = batches.sync.sandbox.organisation
         organisation.add_department("大部门", dept_id=500)
-        for number in range(2000):
+        for number in range(3000):
             organisation.add_user(User(f"m{number}", f"人{number}", (Placement(500, number),)))
         batches.sync.complete(allow_mass_delete=True)
-        for number in range(2000):
+        for number in range(3000):
             organisation.move_user(f"m{number}", placements=[Placement(200, 1)])
         organisation.remove_department(500)
         batches.event("org_dept_remove", 500)
         run = batches.run()
         assert batches.difference() == ()
-        assert run.records["save_relations"].action_data["rounds"] == 4
+        assert run.records["save_relations"].action_data["rounds"] == 5
         for rows in batches.published().values():
             for window in batches.sync.sandbox.consumer.runs:
                 assert sum(window.start <= row.sync_time < window.end for row in rows) <= 900
@@ -281,7 +343,7 @@ class TestWps:
         set_consumer(batches, increment_every=0.1)
         organisation = batches.sync.sandbox.organisation
         batches.observe()
-        for number in range(5):
+        for number in range(2):
             organisation.add_department(f"新{number}", dept_id=600 + number, parent_id=100)
             organisation.add_department(f"下{number}", dept_id=700 + number, parent_id=600 + number)
             organisation.add_user(

@@ -1,0 +1,84 @@
+"""The task of a step: runs it, and gives its place to others while the step waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any, NoReturn
+
+from airflow.sdk import BaseOperator
+
+from nancalacc.orchestration.runs import run_params, run_view, start_saga
+from nancalacc.saga.definition import SagaDefinition, Step
+from nancalacc.saga.waiting import Waiting
+
+WATCHER_DELAY = timedelta(minutes=15)
+"""How much longer than it should a wait may take before it counts as lost, and the step is tried again."""
+
+ServicesOf = Callable[[Any], Any]
+"""Builds what the actions need from a task's context."""
+
+
+class StepOperator(BaseOperator):
+    """Runs one step of the saga of its run; while the step waits, the triggerer watches its attempt."""
+
+    ui_color = "#ffefeb"
+
+    def __init__(
+        self, *, definition: SagaDefinition, step: Step, services: ServicesOf, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self.definition = definition
+        self.step = step
+        self.services = services
+
+    def execute(self, context: Any) -> None:
+        """Run the step, and before it every predecessor that is not done."""
+        from nancalacc.orchestration.hooks import open_coordinator
+
+        view = run_view(self.definition, context)
+        with open_coordinator() as coordinator:
+            done = coordinator.run_step_or_wait(
+                self.definition,
+                start_saga(coordinator, self.definition, context),
+                self.step.name,
+                services=self.services(context),
+                params=run_params(context),
+                run=view,
+            )
+        self._end(done, context)
+
+    def resume(self, context: Any, waiting: Mapping[str, Any], event: Any) -> None:
+        """Go on with the same attempt; raises FencedError when somebody else has gone on meanwhile."""
+        from nancalacc.orchestration.hooks import open_coordinator
+
+        with open_coordinator() as coordinator:
+            done = coordinator.resume_step(
+                self.definition, Waiting.of(waiting), services=self.services(context)
+            )
+        self._end(done, context)
+
+    def _end(self, done: Mapping[str, Any] | Waiting, context: Any) -> None:
+        if isinstance(done, Waiting):
+            self._leave(done, context)
+
+    def _leave(self, waiting: Waiting, context: Any) -> NoReturn:
+        from nancalacc.orchestration.triggers import StepTrigger
+
+        self.log.info(
+            "Saga %s: step %s waits, for %.0f s at most",
+            waiting.transaction_id,
+            waiting.step,
+            waiting.seconds,
+        )
+        self.defer(
+            trigger=StepTrigger(
+                dag_id=context["dag_run"].dag_id,
+                waiting=waiting.as_data(),
+                until=time.time() + waiting.seconds,
+            ),
+            method_name="resume",
+            kwargs={"waiting": waiting.as_data()},
+            timeout=timedelta(seconds=waiting.seconds) + WATCHER_DELAY,
+        )
