@@ -278,6 +278,7 @@ class Settings:
     lock_wait_seconds: float = 600
     busy_wait_seconds: float = 600
     retry_delay_seconds: float = 10
+    resume_seconds: float = 900
     batch_size: int = 500
     event_attempts: int = 5
     event_pause_seconds: float = 10
@@ -313,6 +314,7 @@ class Settings:
             lock_wait_seconds=_env_number("NANCALACC_LOCK_WAIT_SECONDS", 600),
             busy_wait_seconds=_env_number("NANCALACC_BUSY_WAIT_SECONDS", 600),
             retry_delay_seconds=_env_number("NANCALACC_RETRY_DELAY_SECONDS", 10),
+            resume_seconds=_env_number("NANCALACC_RESUME_SECONDS", 900),
             metrics_token=os.environ.get("NANCALACC_METRICS_TOKEN", ""),
             batch_size=_env_count("NANCALACC_BATCH_SIZE", 500),
             event_attempts=_env_count("NANCALACC_EVENT_ATTEMPTS", 5),
