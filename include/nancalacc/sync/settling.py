@@ -171,18 +171,20 @@ class Settling:
                 f"User {uid!r} is in department {new[0]}, which was not there when the departments were"
                 " read: nothing is saved, they have to be read again"
             )
-        if Way.DETACHED in ways.values():
-            self._hold_back(uid, record)
+        detached = [dept_id for dept_id, way in ways.items() if way is Way.DETACHED]
+        if detached:
+            self._hold_back(uid, record, detached[0])
         return ()
 
-    def _hold_back(self, uid: str, record: Record) -> None:
+    def _hold_back(self, uid: str, record: Record, dept_id: int) -> None:
         """Leave a person where WPS has them, whose departments lead to no root."""
         with self._ctx.transaction() as connection:
             dids = neighbours.known_places(connection, uid, third_company_id=self._company)
             places = [each for each in map(self._mapper.dept_id, dids) if each in self._dept_ids]
             batch = self._rows({**record, "userid": uid}, places or [self._mapper.root_dept_id])
             staging.copy(connection, batch, fetch=self._fetch)
-            conflicts.add(connection, [Conflict(Kind.PLACE, uid, None, conflicts.NO_WAY)], fetch=self._fetch)
+            found = Conflict(Kind.PLACE, uid, self._mapper.did(dept_id), conflicts.NO_WAY)
+            conflicts.add(connection, [found], fetch=self._fetch)
 
     async def _list_again(self, unlisted: Mapping[str, Sequence[int]]) -> None:
         """Settle what has changed in the departments of these people since their pages were read."""

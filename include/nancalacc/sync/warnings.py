@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from nancalacc.clients.dingtalk import Scopes
@@ -24,7 +24,16 @@ def warn_about(
     former: FormerScope | None,
 ) -> list[str]:
     """Tell of what looks wrong but makes nothing unsafe; returns the messages."""
-    messages = list(_messages(proof, held, unread, scopes, former))
+    return _warn(ctx, _messages(proof, held, unread, scopes, former))
+
+
+def warn_about_conflicts(ctx: StepContext, held: Mapping[str, Any]) -> None:
+    """Tell of new conflicts."""
+    _warn(ctx, _of_conflicts(held))
+
+
+def _warn(ctx: StepContext, found: Iterable[str]) -> list[str]:
+    messages = list(found)
     for message in messages:
         log.warning("Saga %s: %s", ctx.saga.transaction_id, message)
         ctx.event(EventType.WARNING, {"message": message})
@@ -61,6 +70,10 @@ def _messages(
             f"DingTalk grants less than at the last completed sync: {', '.join(lost)} are no longer among"
             " auth_user_field. WPS keeps the values it has"
         )
+    yield from _of_conflicts(held)
+
+
+def _of_conflicts(held: Mapping[str, Any]) -> Iterator[str]:
     if held["new"]:
         named = "; ".join(f"{each['kind']} of {each['key']}" for each in held["examples"][:3])
         yield (

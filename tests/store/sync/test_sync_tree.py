@@ -90,7 +90,7 @@ def test_a_person_only_in_a_new_department_that_leads_to_no_root_stays_where_wps
     sync.complete()
     assert place(sync, "300") is None
     assert sync.sandbox.consumer.directory("sandbox").users["u01"].main == "110"
-    assert conflicts(sync) == [("place", "u01", None)]
+    assert conflicts(sync) == [("place", "u01", "300")]
 
 
 def test_a_department_that_is_listed_nowhere_although_its_parent_is_stops_the_sync(sync, organisation):
