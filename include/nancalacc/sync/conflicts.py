@@ -6,7 +6,7 @@ the result. A conflict names an object and, where there is one, the other that i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Row,
     and_,
     delete,
     exists,
@@ -22,6 +23,7 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    tuple_,
 )
 from sqlalchemy.dialects.postgresql import insert
 
@@ -164,3 +166,31 @@ def clashing(
         for pair in ((row.key, row.other), (row.other, row.key))
         if pair[0] is not None and pair[1] in keys
     ]
+
+
+def page(
+    connection: Connection,
+    *,
+    kinds: Sequence[Kind] = (),
+    third_company_id: str | None = None,
+    after: tuple[str, str, str] | None = None,
+    limit: int,
+) -> Sequence[Row[Any]]:
+    """Present conflicts by company, kind and key, from the first one that comes after `after`."""
+    key = tuple_(conflicts.c.third_company_id, conflicts.c.kind, conflicts.c.key)
+    statement = select(conflicts).order_by(key).limit(limit)
+    if kinds:
+        statement = statement.where(conflicts.c.kind.in_([kind.value for kind in kinds]))
+    if third_company_id is not None:
+        statement = statement.where(conflicts.c.third_company_id == third_company_id)
+    if after is not None:
+        statement = statement.where(key > after)
+    return connection.execute(statement).all()
+
+
+def count(connection: Connection, *, third_company_id: str | None = None) -> dict[Kind, int]:
+    """How many conflicts there are at present, by kind."""
+    statement = select(conflicts.c.kind, func.count()).group_by(conflicts.c.kind).order_by(conflicts.c.kind)
+    if third_company_id is not None:
+        statement = statement.where(conflicts.c.third_company_id == third_company_id)
+    return {Kind(kind): number for kind, number in connection.execute(statement)}
