@@ -467,6 +467,7 @@ staged_evidence = Table(
     Column("attempt", Integer, primary_key=True),
     Column("dept_id", BigInteger, primary_key=True),
     _required("did", 255),
+    _required("settings", 64),
     Column("parent_id", BigInteger),
     Column("reported", Integer),
     Column("listed_at", MOMENT),

@@ -100,13 +100,17 @@ def tree(connection: Connection, *, fetch: Fetch) -> Tree:
     )
 
 
-def keep_tree(connection: Connection, departments: Iterable[Listed], *, fetch: Fetch) -> None:
-    """Record a tree that was read as a whole; what was proven of departments outside it is dropped."""
+def keep_tree(connection: Connection, departments: Iterable[Listed], *, settings: str, fetch: Fetch) -> None:
+    """Record a tree that was read as a whole; what was proven of departments outside it is dropped.
+
+    `settings` tells with which ones it was read.
+    """
     rows = [
         fetch.key()
         | {
             "dept_id": each.dept_id,
             "did": each.did,
+            "settings": settings,
             "parent_id": each.parent_id,
             "reported": each.reported,
             "listed_notes": dict(each.notes) or None,

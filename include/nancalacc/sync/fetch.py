@@ -37,17 +37,26 @@ def fetch_dingtalk_data(ctx: StepContext) -> Mapping[str, Any]:
     company = Company.of(ctx)
     services: SyncServices = ctx.services
     fetch = Fetch(ctx.saga.transaction_id, epoch=ctx.record.epoch, attempt=ctx.record.attempt)
+    settings = resuming.settings_of(company.dingtalk, company.wps)
     ctx.remember({"staged": True})
     with ctx.transaction() as connection:
-        former = resuming.take_over(connection, fetch=fetch, seconds=services.settings.resume_seconds)
+        former = resuming.take_over(
+            connection, fetch=fetch, settings=settings, seconds=services.settings.resume_seconds
+        )
         scope = former_scope(connection, third_company_id=company.wps.third_company_id)
     if former is not None:
         log.info("Saga %s: goes on from what attempt %s has proven complete", fetch.transaction_id, former)
-    return asyncio.run(_fetch(ctx, company, fetch, former=former, scope=scope))
+    return asyncio.run(_fetch(ctx, company, fetch, settings=settings, former=former, scope=scope))
 
 
 async def _fetch(
-    ctx: StepContext, company: Company, fetch: Fetch, *, former: int | None, scope: FormerScope | None
+    ctx: StepContext,
+    company: Company,
+    fetch: Fetch,
+    *,
+    settings: str,
+    former: int | None,
+    scope: FormerScope | None,
 ) -> dict[str, Any]:
     services: SyncServices = ctx.services
     started = time.monotonic()
@@ -65,6 +74,7 @@ async def _fetch(
             mapper=mapper,
             fetch=fetch,
             third_company_id=third_company_id,
+            settings=settings,
             user_details=company.dingtalk.user_details,
         )
         await reading.read()

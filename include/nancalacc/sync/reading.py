@@ -49,6 +49,7 @@ class Reading:
         mapper: Mapper,
         fetch: Fetch,
         third_company_id: str,
+        settings: str,
         user_details: bool,
     ) -> None:
         self.findings = Findings()
@@ -60,6 +61,7 @@ class Reading:
         self._mapper = mapper
         self._fetch = fetch
         self._company = third_company_id
+        self._settings = settings
         self._user_details = user_details
         self._batch = Batch()
         self._dept_ids: set[int] = set()
@@ -105,7 +107,7 @@ class Reading:
             self._dept_ids = set(former.listed)
             return
         tree = TreeReading(self._ctx, client=self._client, mapper=self._mapper, fetch=self._fetch)
-        self._dept_ids = await tree.read(self._company)
+        self._dept_ids = await tree.read(self._company, settings=self._settings)
         self._proven &= self._dept_ids
         self.findings.merge(tree.findings.as_data())
 

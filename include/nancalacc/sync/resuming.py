@@ -8,10 +8,15 @@ fetch has deleted its rows, and a new epoch reads everything anew.
 
 from __future__ import annotations
 
+import hmac
+import json
 from datetime import timedelta
+from hashlib import sha256
 
 from sqlalchemy import Connection, text
 
+from nancalacc import __version__
+from nancalacc.config import DingTalkSettings, WpsSettings
 from nancalacc.sync import staging
 from nancalacc.sync.evidence import MEMBERS
 from nancalacc.sync.staging import Fetch
@@ -25,7 +30,7 @@ EVERYTHING = (*TREE, *(table for table, _ in MEMBERS), "staged_evidence")
 
 FORMER = text("""
     SELECT attempt FROM staged_evidence
-    WHERE transaction_id = :transaction_id AND epoch = :epoch AND attempt < :attempt
+    WHERE transaction_id = :transaction_id AND epoch = :epoch AND attempt < :attempt AND settings = :settings
     GROUP BY attempt
     HAVING max(greatest(listed_at, proven_at)) > timezone('utc', clock_timestamp()) - :pause
     ORDER BY attempt DESC LIMIT 1
@@ -67,13 +72,27 @@ TAKE_OVER = tuple(
 """Afterwards there is one attempt's, this one's: only what is proven, and of one reading's age."""
 
 
-def take_over(connection: Connection, *, fetch: Fetch, seconds: float) -> int | None:
+def settings_of(dingtalk: DingTalkSettings, wps: WpsSettings) -> str:
+    """Tells apart settings under which the same answers would be read or mapped otherwise."""
+    used = (
+        __version__,
+        dingtalk.base_url,
+        dingtalk.app_key,
+        dingtalk.root_dept_id,
+        dingtalk.user_details,
+        wps.third_company_id,
+        wps.account_source.value,
+    )
+    return hmac.new(wps.phone_salt_secret.encode(), json.dumps(used).encode(), sha256).hexdigest()
+
+
+def take_over(connection: Connection, *, fetch: Fetch, settings: str, seconds: float) -> int | None:
     """Make what an earlier attempt of this epoch has proven this attempt's; delete everything else.
 
-    Returns that attempt; None when there is none, or when it gave its last sign more than `seconds`
-    ago.
+    Returns that attempt; None when there is none, when it gave its last sign more than `seconds` ago,
+    or when it read with other settings, because somebody has corrected a connection since.
     """
-    values = fetch.key() | {"pause": timedelta(seconds=seconds)}
+    values = fetch.key() | {"pause": timedelta(seconds=seconds), "settings": settings}
     former: int | None = connection.execute(FORMER, values).scalar_one_or_none() if seconds > 0 else None
     if former is None:
         staging.delete_all(connection, transaction_id=fetch.transaction_id)

@@ -86,7 +86,7 @@ class TreeReading:
         self._again: defaultdict[int, set[int]] = defaultdict(set)
         self._conflicts: list[Conflict] = []
 
-    async def read(self, third_company_id: str) -> set[int]:
+    async def read(self, third_company_id: str, *, settings: str) -> set[int]:
         """Stage the tree, record it as read, and return the ids of its departments.
 
         Raises OrganisationChangedError when it changes meanwhile in a way that leaves parts out.
@@ -103,7 +103,7 @@ class TreeReading:
         await self._hold_detached(third_company_id)
         with self._ctx.transaction() as connection:
             conflicts.add(connection, self._conflicts, fetch=self._fetch)
-            evidence.keep_tree(connection, self._listed.values(), fetch=self._fetch)
+            evidence.keep_tree(connection, self._listed.values(), settings=settings, fetch=self._fetch)
         return set(self._listed)
 
     def _add(self, record: Record) -> DepartmentRow:

@@ -181,6 +181,18 @@ class TestResuming:
         assert found["user/list"] == DEPARTMENTS + 1 - len(done)
         finish(sync, run)
 
+    @pytest.mark.parametrize(
+        "side, changed", [("dingtalk", {"root_dept_id": 1000}), ("wps", {"phone_salt_secret": "other"})]
+    )
+    def test_after_a_corrected_connection_everything_is_read_again(self, sync, calls, side, changed):
+        run = sync.start()
+        interrupted(sync, run)
+        sync.company.change(side, **changed)
+        calls()
+        run.step(FETCH)
+        assert calls()["department/listsub"] == (1 if "root_dept_id" in changed else DEPARTMENTS + 1)
+        assert run.records[FETCH].action_data["evidence"]["resumed_from_attempt"] is None
+
     def test_it_can_be_switched_off(self, sync, calls):
         sync.settings = replace(sync.settings, resume_seconds=0)
         run = sync.start()

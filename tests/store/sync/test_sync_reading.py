@@ -79,6 +79,7 @@ def read(database_url):
                 mapper=mapper,
                 fetch=FETCH,
                 third_company_id="c",
+                settings="",
                 user_details=user_details,
             )
             asyncio.run(reading.read())

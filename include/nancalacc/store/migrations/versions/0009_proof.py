@@ -27,6 +27,7 @@ def upgrade() -> None:
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("dept_id", sa.BigInteger(), nullable=False),
         sa.Column("did", sa.String(length=255), nullable=False),
+        sa.Column("settings", sa.String(length=64), nullable=False),
         sa.Column("parent_id", sa.BigInteger(), nullable=True),
         sa.Column("reported", sa.Integer(), nullable=True),
         sa.Column("listed_at", postgresql.TIMESTAMP(), nullable=True),
