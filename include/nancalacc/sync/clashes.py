@@ -42,11 +42,16 @@ HOLD_BACK = """
         LEFT JOIN known_users k ON k.third_company_id = :company AND k.uid = s.uid
         WHERE (s.transaction_id, s.epoch, s.attempt) = (:transaction_id, :epoch, :attempt)
             AND s.rejected IS NULL AND coalesce(s.{key}, k.{key}, '') <> ''
-    ), elsewhere AS ({elsewhere}), kept AS (
+    ), elsewhere AS ({elsewhere}), clashing AS (
+        SELECT value_key FROM wanting GROUP BY value_key HAVING count(*) > 1
+        UNION SELECT value_key FROM elsewhere
+    ), kept AS (
         SELECT w.uid, coalesce(e.uid, first_value(w.uid) OVER (
             PARTITION BY w.value_key ORDER BY w.has_it DESC, w.was_read DESC, w.uid COLLATE "C"
         )) AS keeper
-        FROM wanting w LEFT JOIN elsewhere e ON e.value_key = w.value_key
+        FROM wanting w
+        JOIN clashing c ON c.value_key = w.value_key
+        LEFT JOIN elsewhere e ON e.value_key = w.value_key
     ), held AS (
         UPDATE staged_users s SET {value} = ''
         FROM kept
