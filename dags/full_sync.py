@@ -86,7 +86,10 @@ for number, (dingtalk, wps) in enumerate(SETTINGS.companies):
                 False,
                 type="boolean",
                 title="Allow mass delete",
-                description="Publish although more than 20 and 5 % of the users or departments are missing.",
+                description=(
+                    "Publish although more than 20 and 5 % of the users or departments are missing, or"
+                    " DingTalk's scope is narrower than at the last completed sync."
+                ),
             ),
         },
     ) as dag:

@@ -153,6 +153,20 @@ class Rows:
             (transaction_id, step and f"{transaction_id}:{step}", kind, Jsonb({"epoch": 1} | data), seconds),
         )
 
+    def conflict(
+        self, kind: str, key: str, *, other: str | None = "other", company: str = "tenant-1"
+    ) -> None:
+        """Something that is held back at present."""
+        self.execute(
+            "INSERT INTO conflicts (third_company_id, kind, key, other, reason, transaction_id)"
+            " VALUES (%s, %s, %s, %s, %s, 'saga')",
+            company,
+            kind,
+            key,
+            other,
+            f"has the {kind} of {other}: it is left empty in WPS",
+        )
+
     def inbox_event(
         self, event_id: str, *, status: str = "dead", error: str | None = "60011: no access"
     ) -> int:

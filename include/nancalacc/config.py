@@ -278,6 +278,7 @@ class Settings:
     lock_wait_seconds: float = 600
     busy_wait_seconds: float = 600
     retry_delay_seconds: float = 10
+    resume_seconds: float = 900
     batch_size: int = 500
     backlog_batch_size: int = 5000
     event_attempts: int = 5
@@ -314,6 +315,7 @@ class Settings:
             lock_wait_seconds=_env_number("NANCALACC_LOCK_WAIT_SECONDS", 600),
             busy_wait_seconds=_env_number("NANCALACC_BUSY_WAIT_SECONDS", 600),
             retry_delay_seconds=_env_number("NANCALACC_RETRY_DELAY_SECONDS", 10),
+            resume_seconds=_env_number("NANCALACC_RESUME_SECONDS", 900),
             metrics_token=os.environ.get("NANCALACC_METRICS_TOKEN", ""),
             batch_size=(batch_size := _env_count("NANCALACC_BATCH_SIZE", 500)),
             # Who sets only the former means it.

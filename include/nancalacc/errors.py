@@ -86,5 +86,9 @@ class IncompleteAnswerError(TransientError):
     """A source answer is cut off, contradicts itself or does not end."""
 
 
+class OrganisationChangedError(IncompleteAnswerError):
+    """The departments changed while they were read, so that what was read does not fit together."""
+
+
 class DatabaseError(TransientError):
     """The database refused or lost a statement; the transaction was rolled back."""

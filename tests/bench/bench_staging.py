@@ -70,6 +70,8 @@ def people() -> Iterator[PersonRow]:
             employment_status="active",
             phone=phone,
             telephone="",
+            phone_key=f"{number:032x}",
+            email_key=f"{number + PEOPLE:032x}",
             departments=2 if number % 5 == 0 else 1,
         )
 

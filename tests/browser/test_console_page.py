@@ -32,6 +32,8 @@ def filled(site: Site) -> Site:
     rows.inbox_event("dead-1")
     rows.inbox_event("dead-2", error="Unreadable: it is not JSON")
     rows.inbox_event("waiting", status="pending", error=None)
+    rows.conflict("mobile", "manager0042", other="Zhang.San0007")
+    rows.conflict("name", "432825033", other="432825001")
     return site
 
 
@@ -179,6 +181,19 @@ def test_dead_events_can_be_decided_on_when_the_inbox_is_opened_by_its_address(p
     expect(page.get_by_role("button", name="Drop")).to_have_count(2)
 
 
+def test_conflicts_are_listed_and_narrowed_by_kind(page: Page, filled: Site, picture: Callable[[str], Any]):
+    page.goto(filled.console)
+    page.get_by_role("link", name="Conflicts").click()
+    rows = page.locator("table.conflicts tbody tr")
+    expect(rows).to_have_count(2)
+    expect(rows.first).to_contain_text("has the mobile of Zhang.San0007")
+    picture("conflicts")
+    page.locator(".chip", has_text="Department name").click()
+    expect(rows).to_have_count(1)
+    expect(rows.first).to_contain_text("432825033")
+    assert "kind=name" in page.url
+
+
 def test_a_viewer_is_offered_nothing_to_change(page: Page, filled: Site):
     filled.methods = {"GET"}
     page.goto(filled.console)
@@ -239,7 +254,9 @@ def test_the_dark_theme_is_dark(page: Page, filled: Site, picture: Callable[[str
 
 
 @pytest.mark.parametrize("opened", [PHONE], indirect=True)
-@pytest.mark.parametrize("where", ["", "?view=inbox", "?view=statistics", "?run_id=failed&dag_id=full_sync"])
+@pytest.mark.parametrize(
+    "where", ["", "?view=inbox", "?view=conflicts", "?view=statistics", "?run_id=failed&dag_id=full_sync"]
+)
 def test_nothing_sticks_out_on_a_narrow_screen(
     page: Page, filled: Site, picture: Callable[[str], Any], where: str
 ):

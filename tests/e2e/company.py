@@ -31,7 +31,8 @@ STEPS = [
 COMPENSATIONS = [f"compensation.{step}" for step in STEPS]
 OWN_TABLES = (
     "saga_transactions, saga_steps, saga_events, company_locks, staged_departments, staged_users,"
-    " staged_memberships, known_departments, known_users, known_memberships, tb_company_cfg,"
+    " staged_memberships, staged_evidence, staged_conflicts, known_departments, known_users,"
+    " known_memberships, known_scopes, conflicts, tb_company_cfg,"
     " tb_las_department, tb_las_user, tb_las_department_user, task"
 )
 SNAPSHOT_TABLES = ("tb_las_department", "tb_las_user", "tb_las_department_user")

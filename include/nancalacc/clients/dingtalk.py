@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from nancalacc.clients.dingtalk_errors import Call
 from nancalacc.clients.dingtalk_session import DingTalkSession
@@ -16,7 +16,12 @@ from nancalacc.clients.fan_out import fan_out
 from nancalacc.clients.rate_limit import RateLimiter
 from nancalacc.clients.transport import Transport
 from nancalacc.config import DingTalkSettings
-from nancalacc.errors import ConfigurationError, IncompleteAnswerError, ObjectNotFoundError
+from nancalacc.errors import (
+    ConfigurationError,
+    IncompleteAnswerError,
+    ObjectNotFoundError,
+    OrganisationChangedError,
+)
 
 T = TypeVar("T")
 Record = dict[str, Any]
@@ -27,6 +32,8 @@ DEPARTMENT_PATH = "topapi/v2/department/get"
 USER_LIST_PATH = "topapi/v2/user/list"
 USER_PATH = "topapi/v2/user/get"
 
+STATED_PARENT = "stated_parent_id"
+"""What a department's own record says about its parent, beside the one under which it was listed."""
 PAGE_SIZE = 100
 AT_ONCE = 16
 
@@ -39,6 +46,19 @@ class Scopes:
     users: tuple[str, ...]
     user_fields: tuple[str, ...]
     conditions: tuple[str, ...]
+
+
+class MemberPage(NamedTuple):
+    """A page of the direct members of a department.
+
+    `is_last`: DingTalk says that no more follow; `went_back`: a cursor on the way here was smaller
+    than the one before it, but none came twice.
+    """
+
+    dept_id: int
+    records: list[Record]
+    is_last: bool
+    went_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +76,7 @@ class _Page:
     dept_id: int
     cursor: int = 0
     seen: set[int] = field(default_factory=lambda: {0})
+    went_back: bool = False
 
 
 class DingTalkClient:
@@ -139,25 +160,26 @@ class DingTalkClient:
             raise IncompleteAnswerError(f"{call}: the answer is about user {found!r}")
         return record
 
-    def departments(self, root_id: int) -> AsyncGenerator[Record, None]:
+    def departments(
+        self, root_id: int, *, listed_again: Callable[[int, int], None] | None = None
+    ) -> AsyncGenerator[Record, None]:
         """Every department from `root_id` down, at any depth, each after its parent.
 
-        A record is that of `department` with the `parent_id` under which it was listed; the root
-        comes first and keeps its own. Raises IncompleteAnswerError when the tree changes while it is
-        read in a way that leaves parts out, ConfigurationError when the root does not exist.
+        A record is that of `department` with the `parent_id` under which it was listed, and its own
+        under STATED_PARENT; the root comes first and keeps its own. Raises OrganisationChangedError
+        when a department is gone since it was listed, ConfigurationError when the root does not exist.
+        One that is listed below two parents is read once: `listed_again` is told its id and the
+        further parent; without it, that raises OrganisationChangedError.
         """
         known: dict[int, int | None] = {root_id: None}
-        return fan_out(
-            [_Place(root_id, None)], work=partial(self._expand, known=known), at_once=self._at_once
-        )
+        work = partial(self._expand, known=known, listed_again=listed_again)
+        return fan_out([_Place(root_id, None)], work=work, at_once=self._at_once)
 
-    def members(
-        self, dept_ids: Iterable[int] | AsyncIterable[int]
-    ) -> AsyncGenerator[tuple[int, list[Record]], None]:
-        """The pages of all departments, as they come, as (dept_id, records) [dt 2.4].
+    def members(self, dept_ids: Iterable[int] | AsyncIterable[int]) -> AsyncGenerator[MemberPage, None]:
+        """The pages of all departments, as they come [dt 2.4].
 
         Pages of one department keep their order; one without members gives an empty page.
-        Raises as `user_pages` does, and IncompleteAnswerError for a department that is gone.
+        Raises as `user_pages` does, and OrganisationChangedError for a department that is gone.
         """
         source: Iterable[int | _Page] | AsyncIterable[int | _Page] = dept_ids
         return fan_out(source, work=self._member_page, at_once=self._at_once)
@@ -185,7 +207,13 @@ class DingTalkClient:
 
         return _present(fan_out(userids, work=read, at_once=self._at_once))
 
-    async def _expand(self, place: _Place, *, known: dict[int, int | None]) -> tuple[Record, list[_Place]]:
+    async def _expand(
+        self,
+        place: _Place,
+        *,
+        known: dict[int, int | None],
+        listed_again: Callable[[int, int], None] | None,
+    ) -> tuple[Record, list[_Place]]:
         """Read a department and list those below it, which are added to `known` (child to parent)."""
         try:
             record, listed = await _both(self.department(place.dept_id), self.sub_departments(place.dept_id))
@@ -202,23 +230,28 @@ class DingTalkClient:
             if dept_id in known:
                 if known[dept_id] == place.dept_id:
                     continue
-                raise IncompleteAnswerError(
+                if listed_again is not None:
+                    listed_again(dept_id, place.dept_id)
+                    continue
+                raise OrganisationChangedError(
                     f"DingTalk lists department {dept_id} below {place.dept_id} and again as"
                     f" {_where(known[dept_id])}: it was moved while the tree was read, or the tree is a ring"
                 )
             known[dept_id] = place.dept_id
             children.append(_Place(dept_id, place.dept_id))
         if place.parent_id is not None:
+            record[STATED_PARENT] = record.get("parent_id")
             record["parent_id"] = place.parent_id
         return record, children
 
-    async def _member_page(self, item: int | _Page) -> tuple[tuple[int, list[Record]], list[_Page]]:
+    async def _member_page(self, item: int | _Page) -> tuple[MemberPage, list[_Page]]:
         page = item if isinstance(item, _Page) else _Page(item)
         try:
             records, following = await self._read_page(page)
         except ObjectNotFoundError:
             raise _vanished(page.dept_id, "the departments were read") from None
-        return (page.dept_id, records), [following] if following else []
+        found = MemberPage(page.dept_id, records, is_last=following is None, went_back=page.went_back)
+        return found, [following] if following else []
 
     async def _read_page(self, page: _Page) -> tuple[list[Record], _Page | None]:
         call = self._call(USER_LIST_PATH, f"department {page.dept_id}, cursor {page.cursor}")
@@ -235,7 +268,8 @@ class DingTalkClient:
                 f"{call}: the next cursor is {cursor} again, so the pages would never end"
             )
         page.seen.add(cursor)
-        return records, _Page(page.dept_id, cursor, page.seen)
+        went_back = page.went_back or cursor < page.cursor
+        return records, _Page(page.dept_id, cursor, page.seen, went_back)
 
     def _call(self, path: str, subject: str = "") -> Call:
         return Call(conn_id=self._conn_id, path=path, subject=subject)
@@ -244,8 +278,8 @@ class DingTalkClient:
         return (await self._session.get(call, body)).get("result")
 
 
-def _vanished(dept_id: int, since: str) -> IncompleteAnswerError:
-    return IncompleteAnswerError(
+def _vanished(dept_id: int, since: str) -> OrganisationChangedError:
+    return OrganisationChangedError(
         f"Department {dept_id} was removed from DingTalk after {since}: the organisation changed while"
         " it was read and has to be read again"
     )

@@ -36,7 +36,8 @@ def compare(
 
     Fields in `omitted` (DingTalk's names) cannot be known to a sync and are left out. `accounts`
     expects the userid as account. Names that had to be altered (longer than the column, or like a
-    sibling's) are compared by their beginning, orders as cut to 32 bit.
+    sibling's) are compared by their beginning, orders as cut to 32 bit. A mobile number or e-mail
+    address of several people must be exactly one's in WPS.
     """
     subject = _Comparing(
         organisation, directory, root_dept_id=root_dept_id, omitted=omitted, accounts=accounts
@@ -74,9 +75,19 @@ class _Comparing:
         self._root = root_dept_id
         self._omitted = omitted
         self._accounts = accounts
+        self._shared = {name: self._of_several(name) for name in ("mobile", "email")}
 
     def did(self, dept_id: int) -> str:
         return "1" if dept_id == self._root else str(dept_id)
+
+    def _of_several(self, name: str) -> set[str]:
+        """The values of a field that more than one person has."""
+        counts = Counter(fold(value) for user in self.users.values() if (value := getattr(user, name)))
+        return {value for value, number in counts.items() if number > 1}
+
+    def is_shared(self, user: User, name: str) -> bool:
+        """Whether another person has the same mobile number or e-mail address."""
+        return name in self._shared and fold(getattr(user, name) or "") in self._shared[name]
 
     def places(self, user: User) -> dict[str, int]:
         return {
@@ -88,6 +99,7 @@ class _Comparing:
     def differences(self) -> Iterator[str]:
         yield from self._departments()
         yield from self._users()
+        yield from self._holders()
 
     def _departments(self) -> Iterator[str]:
         expected = {self.did(dept_id): dept_id for dept_id in self.scope}
@@ -154,6 +166,8 @@ class _Comparing:
             "manager_userid": ("leader", leader if fold(leader) in self.users else ""),
             "active": ("employment_status", "active" if user.active else "notactive"),
         }
+        if self.is_shared(user, "email"):
+            del known["email"]
         if self._accounts:
             known["userid"] = ("account", user.userid)
         return {field: value or "" for name, (field, value) in known.items() if name not in self._omitted}
@@ -164,9 +178,27 @@ class _Comparing:
             ("telephone", "telephone", user.telephone),
         ):
             value = getattr(actual, field)
+            if self.is_shared(user, name):
+                continue
             same = value.endswith(expected) if expected else not value
             if not same and name not in self._omitted:
                 yield f"user {user.userid}: {field} differs"
+
+    def _holders(self) -> Iterator[str]:
+        """Of what several people have, one has it in WPS and the others nothing."""
+        for name, field in (("mobile", "phone"), ("email", "email")):
+            holders: Counter[str] = Counter()
+            for user in self.users.values():
+                actual = self._directory.user(user.userid)
+                if actual is None or name in self._omitted or not self.is_shared(user, name):
+                    continue
+                value = getattr(actual, field)
+                if value and not fold(value).endswith(fold(getattr(user, name))):
+                    yield f"user {user.userid}: {field} is another one's"
+                holders[fold(getattr(user, name))] += bool(value)
+            for number in holders.values():
+                if number != 1:
+                    yield f"{field}: {number} people have what several should share, expected 1"
 
 
 def _clamped(order: int) -> int:

@@ -21,11 +21,13 @@ class Readings:
     """The points the contract leaves open [wps 9]; the sandbox can take either side.
 
     `null_clears`: a NULL column clears the value instead of keeping it. `joins_on_add`: user_add
-    with a real def_did makes the membership, too.
+    with a real def_did makes the membership, too. `unique_contacts`: a phone number or e-mail address
+    that somebody else has is refused.
     """
 
     null_clears: bool = False
     joins_on_add: bool = True
+    unique_contacts: bool = False
 
 
 class Increments:
@@ -148,11 +150,22 @@ class Increments:
         holder = self._accounts.get(fold(row["account"]))
         if holder is not None and holder != fold(row["uid"]):
             raise ObjectError("登录名重复")
+        if self._readings.unique_contacts:
+            self._check_contacts(fields, uid=row["uid"])
         if text(row, "leader"):
             leader = self._directory.user(row["leader"])
             if leader is None:
                 raise ObjectError("上级用户不存在")
         return fields
+
+    def _check_contacts(self, fields: Mapping[str, str | None], *, uid: str) -> None:
+        for name, message in (("phone", "手机号重复"), ("email", "邮箱重复")):
+            value = fields[name]
+            if value and any(
+                getattr(other, name) == value and fold(other.uid) != fold(uid)
+                for other in self._directory.users.values()
+            ):
+                raise ObjectError(message)
 
     def _user_add(self, row: Row) -> None:
         old = self._directory.user(text(row, "uid"))

@@ -383,7 +383,9 @@ company_locks = Table(
 def _person(*, in_known_state: bool) -> list[Column[Any]]:
     """A person as WPS is to have them; NULL in staging = not read, carried over from known state.
 
-    `manager` is whom DingTalk names, `leader` the same person if WPS knows them.
+    `manager` is whom DingTalk names, `leader` the same person if WPS knows them. `phone_key` and
+    `email_key` are keyed hashes of what DingTalk says: they tell equal values without holding them,
+    and stay when the value itself is held back because somebody else has it. '' = has none.
     """
     return [
         _required("uid", 255),
@@ -403,6 +405,8 @@ def _person(*, in_known_state: bool) -> list[Column[Any]]:
         _optional("employment_status", 60),
         _optional("phone", 200),
         _optional("telephone", 200),
+        _optional("phone_key", 64),
+        _optional("email_key", 64),
     ]
 
 
@@ -455,6 +459,38 @@ staged_memberships = Table(
     Index("staged_memberships_idx_fetch", "transaction_id", postgresql_using="brin"),
 )
 
+staged_evidence = Table(
+    "staged_evidence",
+    metadata,
+    Column("transaction_id", String(64), primary_key=True),
+    Column("epoch", Integer, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("dept_id", BigInteger, primary_key=True),
+    _required("did", 255),
+    _required("settings", 64),
+    Column("parent_id", BigInteger),
+    Column("reported", Integer),
+    Column("listed_at", MOMENT),
+    Column("pages", Integer),
+    Column("members", Integer),
+    Column("went_back", Boolean, nullable=False, server_default=text("false")),
+    Column("proven_at", MOMENT),
+    Column("listed_notes", JSONB),
+    Column("notes", JSONB),
+)
+
+staged_conflicts = Table(
+    "staged_conflicts",
+    metadata,
+    Column("transaction_id", String(64), primary_key=True),
+    Column("epoch", Integer, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("kind", String(20), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    _optional("other", 255),
+    Column("reason", Text, nullable=False),
+)
+
 known_departments = Table(
     "known_departments",
     metadata,
@@ -478,6 +514,8 @@ known_users = Table(
     Column("updated_at", MOMENT, nullable=False, server_default=UTC_NOW),
     Index("known_users_idx_uid_key", "third_company_id", "uid_key"),
     Index("known_users_idx_account_key", "third_company_id", "account_key"),
+    Index("known_users_idx_phone_key", "third_company_id", "phone_key"),
+    Index("known_users_idx_email_key", "third_company_id", "email_key"),
 )
 
 known_memberships = Table(
@@ -492,6 +530,31 @@ known_memberships = Table(
     _required("task_id", 20),
     Column("updated_at", MOMENT, nullable=False, server_default=UTC_NOW),
     Index("known_memberships_idx_did", "third_company_id", "did"),
+)
+
+
+known_scopes = Table(
+    "known_scopes",
+    metadata,
+    Column("third_company_id", String(20), primary_key=True),
+    Column("departments", JSONB, nullable=False),
+    Column("user_fields", JSONB, nullable=False),
+    _required("task_id", 20),
+    Column("updated_at", MOMENT, nullable=False, server_default=UTC_NOW),
+)
+
+conflicts = Table(
+    "conflicts",
+    metadata,
+    Column("third_company_id", String(20), primary_key=True),
+    Column("kind", String(20), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    _optional("other", 255),
+    Column("reason", Text, nullable=False),
+    Column("since", MOMENT, nullable=False, server_default=UTC_NOW),
+    _required("transaction_id", 64),
+    Index("conflicts_idx_other", "third_company_id", "kind", "other"),
+    Index("conflicts_idx_since", "since"),
 )
 
 

@@ -26,11 +26,11 @@ from nancalacc.errors import (
     ObjectNotFoundError,
 )
 from nancalacc.saga.context import StepContext
-from nancalacc.sync import neighbours
+from nancalacc.sync import drawn_in, neighbours
 from nancalacc.sync.claims import ClaimedEvent
 from nancalacc.sync.inbox import DEPARTMENT_TYPES
 from nancalacc.sync.mapping import ROOT_DID, Mapper, Record, departments_of, fold, suffixed, text, whole
-from nancalacc.sync.scope import DEEPEST, WHOLE_COMPANY
+from nancalacc.sync.scope import WHOLE_COMPANY
 
 READERS = 16
 DEPARTMENTS, USERS = "departments", "users"
@@ -44,6 +44,8 @@ class Place(StrEnum):
 
     INSIDE = "inside"
     OUTSIDE = "outside"
+    HELD = "held"
+    """It is there, but leads to no root, or its parent does not list it: it stays where WPS has it."""
     UNREADABLE = "unreadable"
 
 
@@ -77,6 +79,7 @@ class ChangeReading:
         self._known: dict[int, bool] = {}
         self._places: dict[str, list[int]] = {}
         self._listed: set[int] = set()
+        self._unlisted: set[int] = set()
 
     async def read(self, events: Iterable[ClaimedEvent]) -> None:
         """Read everything the events name and what that draws in.
@@ -94,23 +97,50 @@ class ChangeReading:
                 self._follow(connection)
             await self._list_new_departments()
             self._ctx.report({"departments": len(self.departments), "users": len(self.users)})
+        await self._look_for_listings()
 
     def place(self, dept_id: int) -> Place:
-        """Where a department is, once everything is read."""
-        for _ in range(DEEPEST):
-            if self._is_above(dept_id):
+        """Where a department is, once everything is read.
+
+        What is below a department that is held back is inside if WPS has that one.
+        """
+        path: list[int] = []
+        above = dept_id
+        while True:
+            if self._is_above(above):
                 return Place.OUTSIDE
-            if (DEPARTMENTS, str(dept_id)) in self.failed:
+            if (DEPARTMENTS, str(above)) in self.failed:
                 return Place.UNREADABLE
-            if dept_id not in self.departments:
-                return Place.INSIDE if self._known.get(dept_id) else Place.OUTSIDE
-            record = self.departments[dept_id]
+            if above not in self.departments:
+                return Place.INSIDE if self._known.get(above) else Place.OUTSIDE
+            record = self.departments[above]
             if record is None:
-                return Place.OUTSIDE
-            if dept_id == self._mapper.root_dept_id:
+                if not path:
+                    return Place.OUTSIDE
+                held = path[-1:]
+                break
+            if above == self._mapper.root_dept_id:
                 return Place.INSIDE
-            dept_id = self._parent(record)
-        return Place.OUTSIDE
+            path.append(above)
+            if above in self._unlisted:
+                held = path[-1:]
+                break
+            above = self._parent(record)
+            if above in path:
+                held = path[path.index(above) :]
+                break
+        if dept_id in held:
+            return Place.HELD
+        first = next(each for each in path if each in held)
+        return Place.INSIDE if self._known.get(first) else Place.HELD
+
+    def is_in_wps(self, dept_id: int) -> bool:
+        """Whether WPS has a department that is held back, so that people can be in it."""
+        return self._known.get(dept_id, False)
+
+    def parent(self, dept_id: int) -> int:
+        """The parent that a department's record names."""
+        return self._parent(self.departments[dept_id] or {})
 
     def present(self, uid: str) -> Present | None:
         """The person with the departments below the root; None when there are none (any more)."""
@@ -118,7 +148,7 @@ class ChangeReading:
         if record is None:
             return None
         listed = self._listed_places(uid, record)
-        inside = {dept_id for dept_id in listed if self.place(dept_id) is Place.INSIDE}
+        inside = {dept_id for dept_id in listed if self._has_place(dept_id)}
         dept_ids, _ = departments_of({"dept_id_list": listed}, within=inside)
         return Present(record, dept_ids) if dept_ids else None
 
@@ -129,6 +159,18 @@ class ChangeReading:
             if self.place(dept_id) is Place.UNREADABLE:
                 return f"Department {dept_id} of user {uid!r} cannot be read"
         return None
+
+    def held_place(self, uid: str) -> int | None:
+        """A department that is held back and WPS does not have, of a person who is in no other."""
+        record = self.users[uid]
+        if record is None or self.present(uid) is not None:
+            return None
+        places = self._listed_places(uid, record)
+        return next((each for each in places if self.place(each) is Place.HELD), None)
+
+    def _has_place(self, dept_id: int) -> bool:
+        place = self.place(dept_id)
+        return place is Place.INSIDE or (place is Place.HELD and self.is_in_wps(dept_id))
 
     # Reading
 
@@ -216,6 +258,29 @@ class ChangeReading:
             except ObjectError as error:
                 self.failed[key] = str(error)
 
+    async def _look_for_listings(self) -> None:
+        """Ask the parents of new and moved departments whether they list them, as the full sync does."""
+        dids = {self._mapper.did(dept_id): dept_id for dept_id in self.departments}
+        with self._ctx.transaction() as connection:
+            known = neighbours.known_names(connection, dids, third_company_id=self._company)
+        children: dict[int, set[int]] = {}
+        for did, dept_id in dids.items():
+            if self.place(dept_id) is not Place.INSIDE or dept_id == self._mapper.root_dept_id:
+                continue
+            parent = self.parent(dept_id)
+            if did in known and known[did][0] == self._mapper.did(parent):
+                continue
+            try:
+                if parent not in children:
+                    children[parent] = {
+                        each["dept_id"] for each in await self._client.sub_departments(parent)
+                    }
+            except ObjectError:
+                # Gone by now, which has an event of its own.
+                children[parent] = set()
+            if dept_id not in children[parent]:
+                self._unlisted.add(dept_id)
+
     # What is drawn in
 
     def _follow(self, connection: Connection) -> None:
@@ -230,6 +295,7 @@ class ChangeReading:
         self._want_reports(connection)
         self._want_namesakes(connection)
         self._want_same_accounts(connection)
+        self._want_clashes(connection)
 
     def _ask_known(self, connection: Connection) -> None:
         """Find out which of the departments that were read or named WPS knows."""
@@ -318,6 +384,23 @@ class ChangeReading:
                 connection, keys.keys(), third_company_id=self._company
             ):
                 self._want_user(uid, because_of=keys[value])
+
+    def _want_clashes(self, connection: Connection) -> None:
+        """Who has what somebody read is to get, and who gets what somebody read had."""
+        rows = {
+            uid: self._mapper.person(present.record, dept_ids=(), order=None)
+            if (present := self.present(uid)) is not None
+            else None
+            for uid in self.users
+        }
+        dids = {self._mapper.did(dept_id): dept_id for dept_id in self.departments}
+        company = self._company
+        for uid, other in drawn_in.people(connection, rows, third_company_id=company):
+            self._want_user(uid, because_of=(USERS, other))
+        for uid, did in drawn_in.people_of(connection, dids, third_company_id=company):
+            self._want_user(uid, because_of=(DEPARTMENTS, str(dids[did])))
+        for did, other in drawn_in.departments(connection, dids, third_company_id=company):
+            self._want_department(self._dept_id(did), because_of=(DEPARTMENTS, str(dids[other])))
 
     # Parts
 

@@ -11,14 +11,15 @@ from typing import Any
 from nancalacc.errors import GuardError, IncompleteAnswerError
 from nancalacc.saga.context import CompensationContext, StepContext
 from nancalacc.saga.state import EventType
-from nancalacc.sync import known, resolve, staging
+from nancalacc.sync import conflicts, evidence, known, resolve, resuming, staging
 from nancalacc.sync.company import FETCH, SAVES, Company
 from nancalacc.sync.known import Difference
 from nancalacc.sync.mapping import Mapper
 from nancalacc.sync.reading import Reading
-from nancalacc.sync.scope import check_scope
+from nancalacc.sync.scope import FormerScope, check_scope, former_scope
 from nancalacc.sync.services import SyncServices
 from nancalacc.sync.staging import Counts, Fetch
+from nancalacc.sync.warnings import warn_about
 
 log = logging.getLogger(__name__)
 
@@ -29,82 +30,119 @@ NAMED_REJECTIONS = 20
 def fetch_dingtalk_data(ctx: StepContext) -> Mapping[str, Any]:
     """Read the whole organisation into staging and check it against itself and known state.
 
-    Raises IncompleteAnswerError when something is missing or contradictory, GuardError when too
-    much of what is known would be deleted.
+    Goes on from what an earlier attempt has proven, if that was interrupted only a while ago. Raises
+    IncompleteAnswerError when something is missing or contradictory, GuardError when too much of what
+    is known would be deleted.
     """
     company = Company.of(ctx)
+    services: SyncServices = ctx.services
     fetch = Fetch(ctx.saga.transaction_id, epoch=ctx.record.epoch, attempt=ctx.record.attempt)
+    settings = resuming.settings_of(company.dingtalk, company.wps)
     ctx.remember({"staged": True})
     with ctx.transaction() as connection:
-        staging.delete_all(connection, transaction_id=fetch.transaction_id)
-    return asyncio.run(_fetch(ctx, company, fetch))
+        former = resuming.take_over(
+            connection, fetch=fetch, settings=settings, seconds=services.settings.resume_seconds
+        )
+        scope = former_scope(connection, third_company_id=company.wps.third_company_id)
+    if former is not None:
+        log.info("Saga %s: goes on from what attempt %s has proven complete", fetch.transaction_id, former)
+    return asyncio.run(_fetch(ctx, company, fetch, settings=settings, former=former, scope=scope))
 
 
-async def _fetch(ctx: StepContext, company: Company, fetch: Fetch) -> dict[str, Any]:
+async def _fetch(
+    ctx: StepContext,
+    company: Company,
+    fetch: Fetch,
+    *,
+    settings: str,
+    former: int | None,
+    scope: FormerScope | None,
+) -> dict[str, Any]:
     services: SyncServices = ctx.services
     started = time.monotonic()
     third_company_id = company.wps.third_company_id
+    mapper = Mapper(
+        root_dept_id=company.dingtalk.root_dept_id,
+        account_source=company.wps.account_source,
+        phone_salt=company.wps.phone_salt_secret,
+        company=third_company_id,
+    )
     async with services.dingtalk(company.params.dingtalk_conn_id) as client:
-        mapper = Mapper(
-            root_dept_id=company.dingtalk.root_dept_id,
-            account_source=company.wps.account_source,
-            phone_salt=company.wps.phone_salt_secret,
-        )
         reading = Reading(
-            ctx, client=client, mapper=mapper, fetch=fetch, user_details=company.dingtalk.user_details
+            ctx,
+            client=client,
+            mapper=mapper,
+            fetch=fetch,
+            third_company_id=third_company_id,
+            settings=settings,
+            user_details=company.dingtalk.user_details,
         )
         await reading.read()
-        with ctx.transaction() as connection:
-            staging.prefer_hash_joins(connection)
-            managers_read = resolve.managers_were_read(connection, fetch=fetch)
-            resolve.resolve(
-                connection,
-                fetch=fetch,
-                third_company_id=third_company_id,
-                account_source=company.wps.account_source,
-                managers_read=managers_read,
-                findings=reading.findings,
-            )
-            counts = staging.count(connection, fetch=fetch)
-            rejected = staging.count(connection, fetch=fetch, rejected=True)
-            reasons = resolve.rejections_by_reason(connection, fetch=fetch)
-            rejections = resolve.rejected_people(connection, fetch=fetch, limit=MOST_EVENTS)
-            differences = {
-                kind: known.difference(
-                    connection,
-                    kind,
-                    fetch=fetch,
-                    third_company_id=third_company_id,
-                    managers_read=managers_read,
-                )
-                for kind in SAVES
-            }
-        _report_rejections(ctx, rejections, rejected=rejected)
-        if counts.departments <= 1 and not counts.users and not rejected.users:
-            raise IncompleteAnswerError(
-                f"DingTalk shows neither departments nor people below department {mapper.root_dept_id}:"
-                " nothing is saved, because everybody would be deleted. Check the app's permissions"
-            )
-        _guard_deletions(differences, allowed=company.params.allow_mass_delete)
-        await reading.verify_missing(third_company_id)
         # Once more: it may have been narrowed while the pages were read.
-        authed = await check_scope(client, settings=company.dingtalk)
-        return {
-            **counts.as_data(),
-            "fetch": fetch.as_data(),
-            "collect_cost_ms": max(1, round((time.monotonic() - started) * 1000)),
-            "managers_read": managers_read,
-            "rejected": {
-                **rejected.as_data(),
-                "reasons": reasons,
-                "examples": [{"id": uid, "reason": reason} for uid, reason in rejections[:NAMED_REJECTIONS]],
-            },
-            "adjusted": reading.findings.as_data(),
-            "ignored": dict(reading.ignored),
-            "difference": {kind: each.as_data() for kind, each in differences.items()},
-            "evidence": reading.evidence() | {"authed_dept": list(authed)},
-            "dry_run": company.params.dry_run,
-        }
+        scopes = await check_scope(
+            client,
+            settings=company.dingtalk,
+            former=scope,
+            may_be_narrower=company.params.allow_mass_delete,
+        )
+    # What is resolved here stays only if the step completes: a retry goes on from what was read.
+    connection = ctx.connection
+    staging.prefer_hash_joins(connection)
+    managers_read = resolve.managers_were_read(connection, fetch=fetch)
+    resolve.resolve(
+        connection,
+        fetch=fetch,
+        third_company_id=third_company_id,
+        account_source=company.wps.account_source,
+        managers_read=managers_read,
+        findings=reading.findings,
+    )
+    counts = staging.count(connection, fetch=fetch)
+    rejected = staging.count(connection, fetch=fetch, rejected=True)
+    if counts.departments <= 1 and not counts.users and not rejected.users:
+        raise IncompleteAnswerError(
+            f"DingTalk shows neither departments nor people below department {mapper.root_dept_id}:"
+            " nothing is saved, because everybody would be deleted. Check the app's permissions"
+        )
+    reasons = resolve.rejections_by_reason(connection, fetch=fetch)
+    rejections = resolve.rejected_people(connection, fetch=fetch, limit=MOST_EVENTS)
+    differences = {
+        kind: known.difference(
+            connection, kind, fetch=fetch, third_company_id=third_company_id, managers_read=managers_read
+        )
+        for kind in SAVES
+    }
+    proof = evidence.summary(connection, fetch=fetch)
+    held = conflicts.summary(connection, fetch=fetch, third_company_id=third_company_id)
+    unread = known.unread_fields(connection, fetch=fetch, third_company_id=third_company_id)
+    _report_rejections(ctx, rejections, rejected=rejected)
+    _guard_deletions(differences, allowed=company.params.allow_mass_delete)
+    warnings = warn_about(ctx, proof=proof, held=held, unread=unread, scopes=scopes, former=scope)
+    seconds = max(time.monotonic() - started, reading.age_seconds)
+    return {
+        **counts.as_data(),
+        "fetch": fetch.as_data(),
+        "collect_cost_ms": max(1, round(seconds * 1000)),
+        "managers_read": managers_read,
+        "rejected": {
+            **rejected.as_data(),
+            "reasons": reasons,
+            "examples": [{"id": uid, "reason": reason} for uid, reason in rejections[:NAMED_REJECTIONS]],
+        },
+        "adjusted": reading.findings.as_data(),
+        "ignored": dict(reading.ignored),
+        "conflicts": held,
+        "difference": {kind: each.as_data() for kind, each in differences.items()},
+        "evidence": {
+            **proof,
+            **reading.calls(),
+            "authed_dept": list(scopes.departments),
+            "user_fields": list(scopes.user_fields),
+            "resumed_from_attempt": former,
+            "warnings": warnings,
+        },
+        "dry_run": company.params.dry_run,
+    }
 
 
 def _report_rejections(ctx: StepContext, rejections: list[tuple[str, str]], *, rejected: Counts) -> None:

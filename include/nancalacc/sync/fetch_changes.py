@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, delete, select, text
@@ -14,14 +15,16 @@ from nancalacc.config import AccountSource
 from nancalacc.saga.context import CompensationContext, StepContext
 from nancalacc.saga.state import EventType
 from nancalacc.store.tables import staged_changes, staged_increments, staged_users
-from nancalacc.sync import claims, neighbours, publish, resolve, staging, touched
+from nancalacc.sync import claims, clashes, conflicts, neighbours, publish, resolve, staging, touched
 from nancalacc.sync.batch import FULL_SYNC, Batch
 from nancalacc.sync.changes import DEPARTMENTS, USERS, ChangeReading, Key, Place
-from nancalacc.sync.findings import Findings
+from nancalacc.sync.conflicts import Conflict, Kind
+from nancalacc.sync.findings import Findings, Reason
 from nancalacc.sync.mapping import Mapper, unusable
 from nancalacc.sync.services import SyncServices
 from nancalacc.sync.staging import Fetch
 from nancalacc.sync.touched import Change, Touched
+from nancalacc.sync.warnings import warn_about_conflicts
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +84,7 @@ async def _fetch(ctx: StepContext, batch: Batch, events: list[claims.ClaimedEven
         root_dept_id=batch.dingtalk.root_dept_id,
         account_source=batch.wps.account_source,
         phone_salt=batch.wps.phone_salt_secret,
+        company=third_company_id,
     )
     async with services.dingtalk(batch.dingtalk.conn_id) as client:
         reading = ChangeReading(ctx, client=client, mapper=mapper, third_company_id=third_company_id)
@@ -101,10 +105,19 @@ async def _fetch(ctx: StepContext, batch: Batch, events: list[claims.ClaimedEven
             ).all()
         )
         for uid, reason in rejected.items():
-            touched.fail(connection, transaction_id=fetch.transaction_id, kind=USERS, key=uid, reason=reason)
+            touched.mark(
+                connection,
+                Change.HELD if reason.startswith(Reason.USERID_NOT_DISTINCT) else Change.FAILED,
+                transaction_id=fetch.transaction_id,
+                kind=USERS,
+                key=uid,
+                reason=reason,
+            )
+        held = conflicts.summary(connection, fetch=fetch, third_company_id=third_company_id)
     failures = {each.key: each.reason for each in found if each.action is Change.FAILED} | rejected
     for key, reason in failures.items():
         ctx.event(EventType.RECORD_REJECTED, {"id": key, "reason": reason})
+    warn_about_conflicts(ctx, held)
     actions = Counter(f"{each.kind}_{each.action.value}" for each in found)
     log.info("Saga %s: %s events concern %s objects", fetch.transaction_id, len(events), len(found))
     return {
@@ -114,6 +127,7 @@ async def _fetch(ctx: StepContext, batch: Batch, events: list[claims.ClaimedEven
         "fetch": fetch.as_data(),
         "managers_read": managers_read,
         "adjusted": findings.as_data(),
+        "conflicts": held,
         "evidence": {"calls": calls},
     }
 
@@ -157,9 +171,10 @@ def _stage(
     rows = staging.Batch()
     company = batch.wps.third_company_id
     dids = [mapper.did(dept_id) for dept_id in reading.departments]
-    known_dids = neighbours.known_dids(connection, dids, third_company_id=company)
+    known_names = neighbours.known_names(connection, dids, third_company_id=company)
     known_uids = neighbours.known_uids(connection, reading.users, third_company_id=company)
     found: list[Touched] = []
+    held: list[Conflict] = []
 
     def add(source: Key, key: str, action: Change, reason: str | None = None) -> None:
         found.append(Touched(source[0], key, action, sorted(reading.causes[source]), reason))
@@ -184,8 +199,15 @@ def _stage(
             row = mapper.department(record)
             rows.departments.append(row)
             add(source, did, Change.SAVE)
+        elif record is not None and place is Place.HELD:
+            parent = reading.parent(dept_id)
+            why = f"has the parent {parent} in DingTalk, which does not list it or leads to no root"
+            if did in known_names:
+                rows.departments.append(replace(mapper.department(record), pid=known_names[did][0]))
+            add(source, did, Change.SAVE if did in known_names else Change.HELD, why)
+            held.append(Conflict(Kind.PARENT, did, mapper.did(parent), f"{why}: it stays where WPS has it"))
         else:
-            add(source, did, gone(DEPARTMENTS, did, is_known=did in known_dids))
+            add(source, did, gone(DEPARTMENTS, did, is_known=did in known_names))
     for uid in reading.users:
         source = (USERS, uid)
         if source in reading.failed:
@@ -193,6 +215,11 @@ def _stage(
         unfit = unusable(uid) or reading.unreadable_place(uid)
         if unfit:
             add(source, uid, Change.FAILED, unfit)
+            continue
+        held_place = reading.held_place(uid)
+        if held_place is not None:
+            add(source, uid, Change.HELD, conflicts.NO_WAY)
+            held.append(Conflict(Kind.PLACE, uid, mapper.did(held_place), conflicts.NO_WAY))
             continue
         present = reading.present(uid)
         if present is None:
@@ -211,6 +238,7 @@ def _stage(
         rows.memberships.extend(memberships)
         add(source, uid, Change.SAVE)
     staging.copy(connection, rows, fetch=fetch)
+    conflicts.add(connection, held, fetch=fetch)
     touched.record(connection, found, transaction_id=fetch.transaction_id)
     return found
 
@@ -222,9 +250,27 @@ def _resolve(connection: Connection, *, fetch: Fetch, batch: Batch, findings: Fi
     resolve.distinct_names(connection, key, findings=findings)
     if batch.wps.account_source is not AccountSource.USERID:
         resolve.distinct_accounts(connection, key, findings=findings)
+    clashes.hold_back_contacts(connection, key, of_batch=True, findings=findings)
     managers_read = bool(connection.execute(MANAGERS_WERE_READ, key).scalar_one())
     connection.execute(UNKNOWN_LEADERS, key | {"managers_read": managers_read})
     return managers_read
+
+
+def keep_conflicts(connection: Connection, *, fetch: Fetch, third_company_id: str) -> Mapping[str, int]:
+    """Let the conflicts of everything the batch has dealt with be the present ones."""
+    rows = connection.execute(
+        select(staged_changes.c.kind, staged_changes.c.key).where(
+            staged_changes.c.transaction_id == fetch.transaction_id,
+            staged_changes.c.action != Change.FAILED.value,
+        )
+    ).all()
+    return conflicts.replace(
+        connection,
+        fetch=fetch,
+        third_company_id=third_company_id,
+        people=[row.key for row in rows if row.kind == USERS],
+        departments=[row.key for row in rows if row.kind == DEPARTMENTS],
+    )
 
 
 def delete_staged(ctx: CompensationContext) -> None:

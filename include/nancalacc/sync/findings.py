@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -35,6 +35,10 @@ class Reason(StrEnum):
     """A value is longer than its column and useless when cut: it was left empty."""
     ORDER_CLAMPED = "order_clamped"
     """An order is beyond 32 bit and was set to the nearest value within."""
+    MOBILE_NOT_DISTINCT = "mobile_not_distinct"
+    """The mobile number is somebody else's too: left empty."""
+    EMAIL_NOT_DISTINCT = "email_not_distinct"
+    """The e-mail address is somebody else's too: left empty."""
     LEADER_UNKNOWN = "leader_unknown"
     """The manager is not among the people who are synced: left empty [wps 9.7]."""
     MOVED_WHILE_READING = "moved_while_reading"
@@ -65,6 +69,11 @@ class Findings:
             if len(self.examples) >= EXAMPLES:
                 return
             self.examples.append({"id": key, "reason": reason.value})
+
+    def merge(self, data: Mapping[str, Any]) -> None:
+        """Add findings that were stored as `as_data` gives them."""
+        self.counts.update(data.get("reasons", {}))
+        self.examples.extend(data.get("examples", [])[: EXAMPLES - len(self.examples)])
 
     def as_data(self) -> dict[str, Any]:
         """The findings for action_data."""

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 
 from nancalacc.saga.context import CompensationContext, StepContext
 from nancalacc.saga.definition import Action, Compensation, SagaDefinition, Step, StepKind
 from nancalacc.saga.state import EventType
-from nancalacc.sync import known, publish, staging
+from nancalacc.sync import conflicts, known, publish, staging
 from nancalacc.sync.company import (
     DRY_RUN,
     FETCH,
@@ -29,6 +28,8 @@ from nancalacc.sync.company import (
 from nancalacc.sync.fetch import delete_staging, fetch_dingtalk_data
 from nancalacc.sync.notify import notify_wps, unpublish
 from nancalacc.sync.publish import SELECTED
+from nancalacc.sync.resuming import LONGEST_FETCH
+from nancalacc.sync.scope import keep_scope
 from nancalacc.sync.staging import Fetch
 from nancalacc.sync.validate import cancel_task, validate_task
 
@@ -140,8 +141,20 @@ def update_task_status(ctx: StepContext) -> Mapping[str, Any]:
         third_company_id=snapshot.third_company_id,
         task_id=snapshot.task_id,
     )
+    found = conflicts.replace(
+        connection,
+        fetch=Fetch.recorded(ctx.saga.transaction_id, fetched),
+        third_company_id=snapshot.third_company_id,
+    )
+    keep_scope(
+        connection,
+        fetched["evidence"],
+        third_company_id=snapshot.third_company_id,
+        task_id=snapshot.task_id,
+    )
     publish.complete_task(connection, task_id=snapshot.task_id)
-    return {"rows": publish.count_rows(connection, snapshot=snapshot).as_data(), **result}
+    rows = publish.count_rows(connection, snapshot=snapshot).as_data()
+    return {"rows": rows, "conflicts": found, **result}
 
 
 def _warn_of_thresholds(ctx: StepContext, difference: Mapping[str, Any]) -> None:
@@ -164,9 +177,7 @@ FULL_SYNC = SagaDefinition(
     "full_sync",
     (
         Step(VALIDATE, validate_task, cancel_task),
-        Step(
-            FETCH, fetch_dingtalk_data, delete_staging, depends_on=(VALIDATE,), time_limit=timedelta(hours=3)
-        ),
+        Step(FETCH, fetch_dingtalk_data, delete_staging, depends_on=(VALIDATE,), time_limit=LONGEST_FETCH),
         Step(
             SAVE_COMPANY,
             save_company_config,

@@ -34,7 +34,7 @@ from nancalacc.sync.batch import (
 )
 from nancalacc.sync.claims import Tenant
 from nancalacc.sync.confirm import Publication, is_dealt_with
-from nancalacc.sync.fetch_changes import delete_staged, fetch_changes, remove_staged
+from nancalacc.sync.fetch_changes import delete_staged, fetch_changes, keep_conflicts, remove_staged
 from nancalacc.sync.planning import (
     DEPARTMENTS,
     MEMBERSHIPS,
@@ -259,8 +259,14 @@ def update_event_status(ctx: StepContext) -> Mapping[str, Any]:
         rules=retry_rules(services),
         repeat_at=repeat_at,
     )
+    found = keep_conflicts(
+        connection,
+        fetch=Fetch.recorded(transaction_id, ctx.action_data(FETCH)),
+        third_company_id=batch.wps.third_company_id,
+    )
     remove_staged(connection, transaction_id=transaction_id)
     return {
+        "conflicts": found,
         "done": done,
         "again": len(failed) - dead,
         "dead": dead,

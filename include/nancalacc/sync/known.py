@@ -136,19 +136,37 @@ def difference(
 
 
 def missing(
-    connection: Connection, kind: str, *, fetch: Fetch, third_company_id: str, limit: int
+    connection: Connection, kind: str, *, fetch: Fetch, third_company_id: str, limit: int, after: str = ""
 ) -> list[str]:
-    """Known ids (did or uid) of which the fetch read nothing at all, not even a rejected record."""
+    """Known ids (did or uid) of which the fetch read nothing at all, not even a rejected record.
+
+    In order of the id, from the first one that comes after `after`.
+    """
     known, staged, key = KNOWN[kind], TABLES[kind], KEYS[kind][0]
     was_read = exists().where(fetch.of(staged), staged.c[key] == known.c[key])
     return list(
         connection.execute(
             select(known.c[key])
-            .where(known.c.third_company_id == third_company_id, ~was_read)
+            .where(known.c.third_company_id == third_company_id, known.c[key] > after, ~was_read)
             .order_by(known.c[key])
             .limit(limit)
         ).scalars()
     )
+
+
+def unread_fields(connection: Connection, *, fetch: Fetch, third_company_id: str) -> list[str]:
+    """Fields of people that WPS has values of and of which this fetch read nobody's."""
+    staged, table = TABLES["users"], KNOWN["users"]
+    has_value = exists().where(fetch.accepted(staged))
+    was_read = connection.execute(
+        select(*(func.count(staged.c[name]).label(name) for name in OPTIONAL)).where(fetch.accepted(staged))
+    ).one()
+    has_known = connection.execute(
+        select(*(func.count(func.nullif(table.c[name], "")).label(name) for name in OPTIONAL)).where(
+            table.c.third_company_id == third_company_id, has_value
+        )
+    ).one()
+    return [name for name, read, has in zip(OPTIONAL, was_read, has_known, strict=True) if has and not read]
 
 
 REPLACE = {
@@ -169,12 +187,13 @@ REPLACE = {
     "users": text("""
         INSERT INTO known_users AS k (
             third_company_id, uid, uid_key, account, account_key, nick_name, def_did, def_did_order, avatar,
-            email, title, work_place, leader, manager, employer, employment_status, phone, telephone, task_id
+            email, title, work_place, leader, manager, employer, employment_status, phone, telephone,
+            phone_key, email_key, task_id
         )
         SELECT u.third_company_id, u.uid, coalesce(s.uid_key, lower(u.uid)), u.account,
             coalesce(s.account_key, lower(u.account)), u.nick_name, u.def_did, u.def_did_order, u.avatar,
             u.email, u.title, u.work_place, u.leader, s.manager, u.employer, u.employment_status, u.phone,
-            u.telephone, u.task_id
+            u.telephone, s.phone_key, s.email_key, u.task_id
         FROM tb_las_user u
         LEFT JOIN staged_users s
             ON (s.transaction_id, s.epoch, s.attempt) = (:transaction_id, :epoch, :attempt)
@@ -187,16 +206,20 @@ REPLACE = {
             title = excluded.title, work_place = excluded.work_place, leader = excluded.leader,
             manager = coalesce(excluded.manager, k.manager), employer = excluded.employer,
             employment_status = excluded.employment_status,
-            phone = excluded.phone, telephone = excluded.telephone, task_id = excluded.task_id,
+            phone = excluded.phone, telephone = excluded.telephone,
+            phone_key = coalesce(excluded.phone_key, k.phone_key),
+            email_key = coalesce(excluded.email_key, k.email_key), task_id = excluded.task_id,
             updated_at = excluded.updated_at
         WHERE (
             k.uid_key, k.account, k.account_key, k.nick_name, k.def_did, k.def_did_order, k.avatar, k.email,
-            k.title, k.work_place, k.leader, k.manager, k.employer, k.employment_status, k.phone, k.telephone
+            k.title, k.work_place, k.leader, k.manager, k.employer, k.employment_status, k.phone,
+            k.telephone, k.phone_key, k.email_key
         ) IS DISTINCT FROM (
             excluded.uid_key, excluded.account, excluded.account_key, excluded.nick_name, excluded.def_did,
             excluded.def_did_order, excluded.avatar, excluded.email, excluded.title, excluded.work_place,
             excluded.leader, coalesce(excluded.manager, k.manager), excluded.employer,
-            excluded.employment_status, excluded.phone, excluded.telephone
+            excluded.employment_status, excluded.phone, excluded.telephone,
+            coalesce(excluded.phone_key, k.phone_key), coalesce(excluded.email_key, k.email_key)
         )
     """),
     "memberships": text("""

@@ -34,7 +34,10 @@ def save(
         columns |= {
             "uid_key": staged.c.uid_key,
             "account_key": staged.c.account_key,
-            "manager": func.coalesce(staged.c.manager, known.c.manager),
+            **{
+                name: func.coalesce(staged.c[name], known.c[name])
+                for name in ("manager", "phone_key", "email_key")
+            },
         }
     if kind == "memberships":
         columns["leader"] = func.coalesce(staged.c.leader, known.c.leader)

@@ -7,6 +7,7 @@ DingTalk said so [dt 2.7].
 
 from __future__ import annotations
 
+import hmac
 import os
 import unicodedata
 from base64 import b64encode
@@ -31,6 +32,7 @@ LONGEST_PHONE = 122
 """Bytes of a phone number of which the encrypted text still fits its 200 characters."""
 LEAST_ORDER, GREATEST_ORDER = -(2**31), 2**31 - 1
 NONCE_LENGTH = 12
+KEY_LENGTH = 32
 HOME_STATE_CODE = "86"
 IGNORED_IN_COMPARISON = {"Mn", "Me", "Cf", "Cc"}
 
@@ -76,6 +78,8 @@ class PersonRow:
     employment_status: str | None = None
     phone: str | None = field(default=None, repr=False)
     telephone: str | None = field(default=None, repr=False)
+    phone_key: str | None = field(default=None, repr=False)
+    email_key: str | None = field(default=None, repr=False)
     departments: int = 0
     rejected: str | None = None
     notes: tuple[Note, ...] = ()
@@ -100,6 +104,8 @@ class PersonRow:
             self.employment_status,
             self.phone,
             self.telephone,
+            self.phone_key,
+            self.email_key,
             self.departments,
             self.rejected,
         )
@@ -128,10 +134,15 @@ class Mapper:
     root_dept_id: int
     account_source: AccountSource
     phone_salt: str = field(repr=False)
+    company: str = ""
 
     def did(self, dept_id: int) -> str:
         """The did of a department: the root of the sync is '1', whatever its id is."""
         return ROOT_DID if dept_id == self.root_dept_id else str(dept_id)
+
+    def dept_id(self, did: str) -> int:
+        """The department with this did."""
+        return self.root_dept_id if did == ROOT_DID else int(did)
 
     def department(self, record: Record) -> DepartmentRow:
         """The row of a department/get result; the root's parent is the root row."""
@@ -161,9 +172,11 @@ class Mapper:
         uid = text(record.get("userid")) or ""
         rejected = unusable(uid)
         if rejected:
-            return PersonRow("", "", rejected=rejected, notes=())
+            home = self.did(self.main_department(dept_ids))
+            return PersonRow("", "", def_did=home, rejected=rejected, notes=())
         notes = _Notes(uid)
         phone = self._phone(record)
+        email = notes.dropped(text(record.get("email")), width=EMAIL_WIDTH)
         account = self._account(record, uid=uid, phone=phone, notes=notes)
         name = notes.cut(text(record.get("name")))
         if name is not None and not name.strip():
@@ -177,7 +190,7 @@ class Mapper:
             def_did=self.did(self.main_department(dept_ids)),
             def_did_order=notes.clamped(order),
             avatar=notes.dropped(text(record.get("avatar"))),
-            email=notes.dropped(text(record.get("email")), width=EMAIL_WIDTH),
+            email=email,
             title=notes.cut(text(record.get("title"))),
             work_place=notes.cut(text(record.get("work_place"))),
             leader=notes.dropped(text(record.get("manager_userid"))),
@@ -185,6 +198,8 @@ class Mapper:
             employment_status=_employment_status(record.get("active")),
             phone=self._encrypted(phone, uid=uid, notes=notes),
             telephone=self._encrypted(text(record.get("telephone")), uid=uid, notes=notes),
+            phone_key=self._value_key("mobile", None if phone is None else bare_phone(phone)),
+            email_key=self._value_key("email", None if email is None else fold(email)),
             departments=len(dept_ids) if departments is None else departments,
             notes=tuple(notes.found),
         )
@@ -238,6 +253,17 @@ class Mapper:
         if account is None or account.strip():
             return notes.cut(account)
         return notes.replaced(Reason.ACCOUNT_FROM_USERID, uid)
+
+    def _value_key(self, kind: str, value: str | None) -> str | None:
+        """What tells equal values of one company apart from others; '' for none, None if not read.
+
+        Keyed with the secret that encrypts the numbers: who does not have it learns only who shares a
+        value, who has it could read the numbers themselves.
+        """
+        if not value:
+            return value
+        key = sha256(f"nancalacc value key\0{self.phone_salt}".encode()).digest()
+        return hmac.new(key, f"{self.company}\0{kind}\0{value}".encode(), sha256).hexdigest()[:KEY_LENGTH]
 
     def _encrypted(self, plain: str | None, *, uid: str, notes: _Notes) -> str | None:
         if plain is None:
@@ -357,6 +383,14 @@ def fold(value: str) -> str:
 def suffixed(value: str, suffix: str) -> str:
     """The value with a suffix, cut so that both fit the column."""
     return f"{value[: WIDTH - len(suffix)]}{suffix}"
+
+
+def bare_phone(number: str) -> str:
+    """A phone number without what may be written in different ways: its digits, + before a foreign one."""
+    digits = "".join(char for char in unicodedata.normalize("NFKC", number) if char.isdecimal())
+    if not number.strip().startswith("+"):
+        return digits
+    return digits.removeprefix(HOME_STATE_CODE) if digits.startswith(HOME_STATE_CODE) else f"+{digits}"
 
 
 def encrypt_phone(plain: str, *, uid: str, salt: str, iv: bytes | None = None) -> str:

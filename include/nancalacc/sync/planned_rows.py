@@ -13,6 +13,7 @@ from nancalacc.sync.mapping import fold
 from nancalacc.sync.planning import (
     DEPARTMENTS,
     MEMBERSHIPS,
+    UNIQUE,
     USERS,
     Content,
     Increment,
@@ -39,6 +40,7 @@ def saved_rows(
     columns = dict(to_write(kind, staged=staged, known=known, managers_read=managers_read))
     if kind == USERS:
         columns["account_key"] = staged.c.account_key
+        columns |= {name: func.coalesce(staged.c[name], known.c[name]) for name in ("phone_key", "email_key")}
     rows = connection.execute(
         select(*(column.label(name) for name, column in columns.items()))
         .select_from(
@@ -88,7 +90,7 @@ def known_rows(
 ) -> dict[str, Content]:
     """What WPS has of the objects that are saved or removed, or may have of those put back by a full job."""
     table, key = (known_departments, "did") if kind == DEPARTMENTS else (known_users, "uid")
-    names = (*COLUMNS[kind], "account_key") if kind == USERS else COLUMNS[kind]
+    names = (*COLUMNS[kind], *UNIQUE.values()) if kind == USERS else COLUMNS[kind]
     changes = _of_changes(transaction_id, kind, Change.SAVE, Change.REMOVE)
     rows = connection.execute(
         select(*(table.c[name] for name in names))

@@ -24,6 +24,8 @@ KINDS = (DEPARTMENTS, USERS, MEMBERSHIPS)
 REMOVE_DEPARTMENT = "dept_del"
 MOST_ROWS = 900
 """Rows of one table that WPS has before it at a time; it reads at most 1000 [wps 9.1]."""
+UNIQUE = {"account": "account_key", "phone": "phone_key", "email": "email_key"}
+"""What WPS may refuse while somebody else has it, and the key by which it is told to be the same."""
 LONGEST_DIDS = 5000
 """Width of the column `dids` [wps 5]."""
 
@@ -99,20 +101,11 @@ def plan_departments(
 def plan_users(
     saved: Sequence[Content], *, removed: Collection[str], known: Mapping[str, Content]
 ) -> list[Increment]:
-    """The rows of people; `saved` and `known` as for departments, with their `account_key`."""
-    taken = {row["account_key"]: uid for uid, row in known.items()}
-    in_the_way = {
-        holder for row in saved if (holder := taken.get(row["account_key"])) not in {None, row["uid"]}
-    }
+    """The rows of people; `saved` and `known` as for departments, with the keys of UNIQUE."""
+    in_the_way = _in_the_way(saved, known)
     rows = [
-        Increment(
-            USERS,
-            uid,
-            "user_update",
-            {**known[uid], "account": suffixed(known[uid]["account"], f"{account_suffix(uid)}~")},
-            is_last=False,
-        )
-        for uid in sorted(filter(None, in_the_way))
+        Increment(USERS, uid, "user_update", _without(known[uid], in_the_way[uid]), is_last=False)
+        for uid in sorted(in_the_way)
     ]
     first = 1 if rows else 0
     new = {row["uid"] for row in saved} - set(known)
@@ -132,6 +125,31 @@ def plan_users(
         Increment(USERS, uid, "user_del", known[uid], later=first + 1 if led else first) for uid in removed
     ]
     return rows
+
+
+def _in_the_way(saved: Sequence[Content], known: Mapping[str, Content]) -> dict[str, set[str]]:
+    """The people who have in WPS what somebody else is to get, and which fields that is."""
+    taken = {
+        (name, row[key]): uid
+        for uid, row in known.items()
+        for name, key in UNIQUE.items()
+        if row.get(name) and row.get(key)
+    }
+    found: dict[str, set[str]] = {}
+    for row in saved:
+        for name, key in UNIQUE.items():
+            holder = taken.get((name, row.get(key))) if row.get(name) else None
+            if holder is not None and holder != row["uid"]:
+                found.setdefault(holder, set()).add(name)
+    return found
+
+
+def _without(row: Content, fields: Collection[str]) -> Content:
+    """The person without what is in the way; an account is never empty."""
+    changed = dict.fromkeys(fields, "")
+    if "account" in fields:
+        changed["account"] = suffixed(row["account"], f"{account_suffix(row['uid'])}~")
+    return {**row, **changed}
 
 
 def plan_memberships(places: Mapping[str, Sequence[Content]]) -> list[Increment]:

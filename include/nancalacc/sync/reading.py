@@ -1,287 +1,218 @@
 """Reading a whole organisation from DingTalk into staging [dt 2.10].
 
 The tree first, then the pages of every department, in bounded memory: rows go to staging
-in batches, each in a short transaction of its own. What the pages say is then held against
-itself and against known state, because a page that got lost must never delete anybody.
+in batches, each in a short transaction of its own, with the proof of what is complete. What the
+pages say is then held against itself and against known state, because a page that got lost must
+never delete anybody.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 from nancalacc.clients.dingtalk import DingTalkClient
-from nancalacc.clients.fan_out import fan_out
-from nancalacc.errors import IncompleteAnswerError, ObjectError, ObjectNotFoundError
+from nancalacc.errors import OrganisationChangedError
 from nancalacc.saga.context import StepContext
-from nancalacc.sync import known, staging
+from nancalacc.sync import evidence, staging
+from nancalacc.sync.evidence import Proof
 from nancalacc.sync.findings import Findings, Reason
-from nancalacc.sync.mapping import (
-    ROOT_DID,
-    Mapper,
-    Note,
-    PersonRow,
-    Record,
-    departments_of,
-    flag,
-    text,
-    whole,
-)
+from nancalacc.sync.mapping import Mapper, PersonRow, Record, departments_of, flag, text, whole
+from nancalacc.sync.settling import People, Settling
 from nancalacc.sync.staging import Batch, Fetch
+from nancalacc.sync.tree import TreeReading
 
 BATCH_ROWS = 2000
-DETAILS_AT_ONCE = 500
-READERS = 16
-MOST_CONTRADICTIONS = 200
-MOST_VERIFIED = 1000
-DEEPEST = 100
+DETAILS_AT_ONCE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class _Home:
+    """A person at the main department, whose details are still to be read."""
+
+    item: Record
+    dept_ids: tuple[int, ...]
+    proof: Proof
 
 
 class Reading:
-    """One reading of an organisation by one attempt of the fetching step."""
+    """One reading of an organisation by one attempt of the fetching step; it goes on from a former one."""
 
     def __init__(
-        self, ctx: StepContext, *, client: DingTalkClient, mapper: Mapper, fetch: Fetch, user_details: bool
+        self,
+        ctx: StepContext,
+        *,
+        client: DingTalkClient,
+        mapper: Mapper,
+        fetch: Fetch,
+        third_company_id: str,
+        settings: str,
+        user_details: bool,
     ) -> None:
         self.findings = Findings()
         self.ignored: Counter[str] = Counter()
         self.pages = 0
+        self.age_seconds = 0.0
         self._ctx = ctx
         self._client = client
         self._mapper = mapper
         self._fetch = fetch
+        self._company = third_company_id
+        self._settings = settings
         self._user_details = user_details
         self._batch = Batch()
         self._dept_ids: set[int] = set()
-        self._unreadable: set[str] = set()
+        self._proven: set[int] = set()
+        self._finished: list[Proof] = []
+        self._people = People(client)
         self._users = 0
-        self._homes: list[tuple[Record, Sequence[int]]] = []
+        self._homes: list[_Home] = []
 
     async def read(self) -> None:
         """Stage departments, people and memberships, free of contradictions."""
-        await self._read_departments()
-        await self._read_members()
-        await self._settle_contradictions()
+        try:
+            await self._read_departments()
+            await self._read_members()
+            settling = Settling(
+                self._ctx,
+                client=self._client,
+                people=self._people,
+                mapper=self._mapper,
+                fetch=self._fetch,
+                third_company_id=self._company,
+                dept_ids=self._dept_ids,
+                findings=self.findings,
+                ignored=self.ignored,
+            )
+            await settling.contradictions()
+            await settling.counts()
+            await settling.missing()
+        except OrganisationChangedError:
+            with self._ctx.transaction() as connection:
+                evidence.forget_tree(connection, fetch=self._fetch)
+            raise
 
     async def _read_departments(self) -> None:
-        async with aclosing(self._client.departments(self._mapper.root_dept_id)) as records:
-            async for record in records:
-                dept_id = whole(record.get("dept_id"))
-                if dept_id is None:
-                    raise IncompleteAnswerError(
-                        "DingTalk sent a department without dept_id: nothing is saved"
-                    )
-                self._dept_ids.add(dept_id)
-                row = self._mapper.department(record)
-                self._note(row.notes)
-                self._batch.departments.append(row)
-                self._flush(BATCH_ROWS)
-        self._flush()
+        """Stage the tree, unless an earlier attempt has; what was read of other departments is dropped."""
+        with self._ctx.transaction() as connection:
+            former = evidence.tree(connection, fetch=self._fetch)
+            self.findings, self.ignored = evidence.notes_of(connection, fetch=self._fetch)
+            self._users = staging.count(connection, fetch=self._fetch).users
+        self._proven, self.pages = set(former.proven), former.pages
+        self.age_seconds = former.age_seconds
+        if former.listed:
+            self._dept_ids = set(former.listed)
+            return
+        tree = TreeReading(self._ctx, client=self._client, mapper=self._mapper, fetch=self._fetch)
+        self._dept_ids = await tree.read(self._company, settings=self._settings)
+        self._proven &= self._dept_ids
+        self.findings.merge(tree.findings.as_data())
 
     async def _read_members(self) -> None:
-        async with aclosing(self._client.members(sorted(self._dept_ids))) as pages:
-            async for dept_id, items in pages:
+        proofs: dict[int, Proof] = {}
+        async with aclosing(self._client.members(sorted(self._dept_ids - self._proven))) as pages:
+            async for page in pages:
                 self.pages += 1
-                for item in items:
-                    self._place(item, dept_id=dept_id)
+                proof = proofs.setdefault(page.dept_id, Proof(page.dept_id))
+                proof.pages += 1
+                proof.members += len(page.records)
+                proof.went_back = page.went_back
+                for item in page.records:
+                    self._place(item, proof=proof)
+                if page.is_last:
+                    self._finished.append(proofs.pop(page.dept_id))
                 if len(self._homes) >= DETAILS_AT_ONCE:
                     await self._add_details()
                 self._flush(BATCH_ROWS)
         await self._add_details()
-        self._flush()
+        with self._ctx.transaction() as connection:
+            evidence.require_complete(connection, fetch=self._fetch)
 
-    def _place(self, item: Record, *, dept_id: int) -> None:
-        """Stage what a page of `dept_id` says: a membership, and the person at the main department."""
+    def _place(self, item: Record, *, proof: Proof) -> None:
+        """Stage what a page says: a membership, and the person at the main department."""
         dept_ids, outside = departments_of(item, within=self._dept_ids)
         if dept_ids is None:
-            dept_ids = (dept_id,)
+            dept_ids = (proof.dept_id,)
         order = whole(item.get("dept_order"))
         membership = self._mapper.membership(
-            item, dept_id=dept_id, dept_ids=dept_ids, order=order, leader=flag(item.get("leader"))
+            item, dept_id=proof.dept_id, dept_ids=dept_ids, order=order, leader=flag(item.get("leader"))
         )
         self._batch.memberships.append(membership)
         if not membership.main:
             return
-        self.ignored["memberships"] += outside
+        self._ignore("memberships", outside, proof=proof)
         if self._user_details and not membership.rejected:
-            self._homes.append((item, dept_ids))
+            self._homes.append(_Home(item, dept_ids, proof))
         else:
-            self._add_person(self._mapper.person(item, dept_ids=dept_ids, order=order))
+            self._add_person(self._mapper.person(item, dept_ids=dept_ids, order=order), proof=proof)
 
     async def _add_details(self) -> None:
-        """Stage the people whose main department was listed, with what only user/get tells [dt 2.4]."""
-        homes, self._homes = self._homes, []
-        details = await self._read_users(text(item.get("userid")) or "" for item, _ in homes)
-        for item, dept_ids in homes:
-            uid = text(item.get("userid")) or ""
-            if uid in self._unreadable:
-                self.findings.add(Reason.DETAILS_NOT_READ, uid)
+        """Stage the people whose main department was listed, with what only user/get tells [dt 2.4].
+
+        Afterwards everything that was listed is staged: the departments that were read to their
+        last page are proven.
+        """
+        details = await self._people.read(text(home.item.get("userid")) or "" for home in self._homes)
+        for home in self._homes:
+            uid = text(home.item.get("userid")) or ""
+            if uid in self._people.unreadable:
+                self._find(Reason.DETAILS_NOT_READ, uid, proof=home.proof)
             elif uid not in details:
                 # Gone since the page was read; the memberships without a person will show it.
                 continue
             detail = details.get(uid, {})
             now, _ = departments_of(detail, within=self._dept_ids)
-            moved = now is not None and not self._same_places(now, dept_ids)
+            moved = now is not None and not self._same_places(now, home.dept_ids)
             self._add_person(
                 self._mapper.person(
-                    {**item, **detail, "userid": uid},
-                    dept_ids=dept_ids,
-                    order=whole(item.get("dept_order")),
+                    {**home.item, **detail, "userid": uid},
+                    dept_ids=home.dept_ids,
+                    order=whole(home.item.get("dept_order")),
                     departments=-1 if moved else None,
-                )
+                ),
+                proof=home.proof,
             )
-            self._flush(BATCH_ROWS)
+        self._homes.clear()
+        self._flush()
 
     def _same_places(self, one: Sequence[int], other: Sequence[int]) -> bool:
         main = self._mapper.main_department
         return set(one) == set(other) and main(one) == main(other)
 
-    async def _read_users(self, uids: Iterable[str]) -> dict[str, Record]:
-        """Present records by userid; who is gone, disabled or outside the app's scope is not among them."""
-        found: dict[str, Record] = {}
-        async with aclosing(fan_out(uids, work=self._read_user, at_once=READERS)) as results:
-            async for uid, record in results:
-                if record is not None:
-                    found[uid] = record
-        return found
-
-    async def _read_user(self, uid: str) -> tuple[tuple[str, Record | None], tuple[str, ...]]:
-        try:
-            return (uid, await self._client.user(uid)), ()
-        except ObjectNotFoundError:
-            return (uid, None), ()
-        except ObjectError:
-            self._unreadable.add(uid)
-            return (uid, None), ()
-
-    async def _settle_contradictions(self) -> None:
-        """Read people again about whom the pages disagree: they moved or left meanwhile."""
-        with self._ctx.transaction() as connection:
-            staging.prefer_hash_joins(connection)
-            uids = staging.contradictions(connection, fetch=self._fetch, limit=MOST_CONTRADICTIONS + 1)
-        if len(uids) > MOST_CONTRADICTIONS:
-            raise IncompleteAnswerError(
-                f"The pages of DingTalk contradict each other about more than {MOST_CONTRADICTIONS} people:"
-                " nothing is saved, the organisation has to be read again"
-            )
-        records = await self._read_users(uids)
-        for uid in uids:
-            if uid not in records:
-                self.findings.add(Reason.LEFT_WHILE_READING, uid)
-                continue
-            record = {**records[uid], "userid": uid}
-            dept_ids, outside = departments_of(record, within=self._dept_ids)
-            if dept_ids is None:
-                dept_ids = self._listed_departments(uid)
-            if not dept_ids:
-                self.ignored["users"] += 1
-                continue
-            self.ignored["memberships"] += outside
-            self.findings.add(Reason.MOVED_WHILE_READING, uid)
-            rows = list(self._mapper.memberships(record, dept_ids=dept_ids))
-            order = next((row.order for row in rows if row.main), None)
-            self._batch.memberships.extend(rows)
-            self._add_person(self._mapper.person(record, dept_ids=dept_ids, order=order))
-        if uids:
-            with self._ctx.transaction() as connection:
-                staging.delete_people(connection, uids, fetch=self._fetch)
-                staging.copy(connection, self._batch, fetch=self._fetch)
-            self._batch.clear()
-
-    def _listed_departments(self, uid: str) -> tuple[int, ...]:
-        """The departments whose pages listed this person, whose record names none."""
-        with self._ctx.transaction() as connection:
-            dids = staging.listed_departments(connection, uid, fetch=self._fetch)
-        root = self._mapper.root_dept_id
-        return tuple(sorted(root if did == ROOT_DID else int(did) for did in dids))
-
-    # Held against known state
-
-    async def verify_missing(self, third_company_id: str) -> None:
-        """Ask DingTalk about everything known that was not read: what is still there was lost.
-
-        At most 1000 of each kind are asked about. Raises IncompleteAnswerError for a lost one.
-        """
-        for kind in ("departments", "users"):
-            with self._ctx.transaction() as connection:
-                staging.prefer_hash_joins(connection)
-                missing = known.missing(
-                    connection,
-                    kind,
-                    fetch=self._fetch,
-                    third_company_id=third_company_id,
-                    limit=MOST_VERIFIED,
-                )
-            if kind == "departments":
-                for did in missing:
-                    await self._verify_department(did)
-            else:
-                for uid, record in (await self._read_users(missing)).items():
-                    await self._verify_user(uid, record)
-
-    async def _verify_department(self, did: str) -> None:
-        dept_id = whole(did)
-        if dept_id is not None and await self._is_inside(dept_id):
-            raise IncompleteAnswerError(
-                f"Department {did} is in WPS and still in DingTalk, but was not in its listing: something was"
-                " lost, nothing is saved. The organisation has to be read again"
-            )
-
-    async def _verify_user(self, uid: str, record: Record) -> None:
-        if text(record.get("userid")) != uid:
-            # DingTalk takes any case: it found somebody whose userid is written otherwise.
-            return
-        listed = record.get("dept_id_list")
-        places = [whole(dept_id) for dept_id in listed] if isinstance(listed, list) else None
-        if places is None:
-            inside = True
-        else:
-            inside = any([await self._is_inside(dept_id) for dept_id in places if dept_id is not None])
-        if inside:
-            raise IncompleteAnswerError(
-                f"User {uid!r} is in WPS and still in DingTalk, but was not in the pages of its departments:"
-                " something was lost, nothing is saved. The organisation has to be read again"
-            )
-
-    async def _is_inside(self, dept_id: int) -> bool:
-        """True when the department exists and lies below the root of the sync."""
-        place: int | None = dept_id
-        for _ in range(DEEPEST):
-            if place is None or place in self._dept_ids:
-                break
-            try:
-                place = whole((await self._client.department(place)).get("parent_id"))
-            except ObjectError:
-                # Gone, or outside the app's scope, which holds everything below the root.
-                return False
-        return place is not None
-
     # Parts
 
-    def _add_person(self, row: PersonRow) -> None:
+    def _add_person(self, row: PersonRow, *, proof: Proof | None = None) -> None:
         self._users += 1
-        self._note(row.notes)
+        for reason, key in row.notes:
+            self._find(reason, key, proof=proof)
         self._batch.users.append(row)
 
-    def _note(self, notes: Collection[Note]) -> None:
-        for reason, key in notes:
-            self.findings.add(reason, key)
+    def _find(self, reason: Reason, key: str, *, proof: Proof | None) -> None:
+        self.findings.add(reason, key)
+        if proof is not None:
+            proof.findings.add(reason, key)
 
-    def _flush(self, at_least: int = 1) -> None:
-        """Copy the waiting rows to staging if there are so many."""
+    def _ignore(self, kind: str, number: int, *, proof: Proof) -> None:
+        self.ignored[kind] += number
+        proof.ignored[kind] += number
+
+    def _flush(self, at_least: int = 0) -> None:
+        """Copy the waiting rows to staging if there are so many, and prove what is complete with them."""
         if len(self._batch) < at_least:
             return
+        # A department is complete when nobody whose home it is waits for details.
+        waiting = {id(home.proof) for home in self._homes}
+        complete = [proof for proof in self._finished if id(proof) not in waiting]
         with self._ctx.transaction() as connection:
             staging.copy(connection, self._batch, fetch=self._fetch)
+            evidence.prove(connection, complete, fetch=self._fetch)
         self._batch.clear()
+        self._finished = [proof for proof in self._finished if id(proof) in waiting]
         self._ctx.report({"departments": len(self._dept_ids), "users": self._users, "pages": self.pages})
 
-    def evidence(self) -> dict[str, Any]:
-        """How complete the reading was: pages and calls."""
-        return {
-            "pages": self.pages,
-            "calls": dict(self._client.calls),
-            "throttled": self._client.throttled,
-        }
+    def calls(self) -> dict[str, Any]:
+        """The calls this attempt has made."""
+        return {"calls": dict(self._client.calls), "throttled": self._client.throttled}

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, exists, select, text
 from nancalacc.config import AccountSource
 from nancalacc.errors import GuardError
 from nancalacc.store.tables import staged_users
+from nancalacc.sync import clashes
 from nancalacc.sync.findings import Findings, Reason
 from nancalacc.sync.mapping import fold, suffixed
 from nancalacc.sync.staging import Fetch
@@ -183,6 +184,7 @@ def resolve(
     if account_source is not AccountSource.USERID:
         # Userids are distinct by now, so as accounts they are too.
         distinct_accounts(connection, key, findings=findings)
+    clashes.hold_back_contacts(connection, key, of_batch=False, findings=findings)
     empty_unknown_leaders(connection, key, managers_read=managers_read, findings=findings)
 
 
@@ -205,6 +207,7 @@ def reject_same_userids(connection: Connection, key: dict[str, Any]) -> None:
     values = key | {"reason": Reason.USERID_NOT_DISTINCT.value}
     if connection.execute(SAME_USERIDS, values).scalar_one():
         connection.execute(MEMBERSHIPS_OF_REJECTED, key)
+        clashes.note_userids(connection, key)
 
 
 def distinct_names(connection: Connection, key: dict[str, Any], *, findings: Findings) -> None:
@@ -214,10 +217,12 @@ def distinct_names(connection: Connection, key: dict[str, Any], *, findings: Fin
     as WPS has it; a new department's is its id.
     """
     connection.execute(NAMES_NOT_READ, key)
+    clashes.note_names(connection, key)
     for rows in _slices(connection, SAME_NAMES, key):
         changed = [(did, suffixed(name, f" ({did})")) for did, name in rows]
         findings.add_many(Reason.NAME_NOT_DISTINCT, (did for did, _ in rows), number=len(rows))
         _change(connection, RENAME_DEPARTMENTS, changed, key=key)
+        clashes.note_names(connection, key)
 
 
 def distinct_accounts(connection: Connection, key: dict[str, Any], *, findings: Findings) -> None:
@@ -229,11 +234,13 @@ def distinct_accounts(connection: Connection, key: dict[str, Any], *, findings: 
     """
     connection.execute(ACCOUNTS_NOT_READ, key)
     connection.execute(ACCOUNTS_OF_NEW_PEOPLE, key)
+    clashes.note_accounts(connection, key)
     connection.execute(ACCOUNTS_WITH_SUFFIX, key)
     for rows in _slices(connection, SAME_ACCOUNTS, key):
         changed = [(uid, suffixed(account, account_suffix(uid))) for uid, account in rows]
         findings.add_many(Reason.ACCOUNT_NOT_DISTINCT, (uid for uid, _ in rows), number=len(rows))
         _change(connection, CHANGE_ACCOUNTS, changed, key=key)
+    clashes.name_keepers_of_accounts(connection, key)
 
 
 def account_suffix(uid: str) -> str:

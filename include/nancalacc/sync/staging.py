@@ -15,7 +15,13 @@ from psycopg import sql
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, select, text, true
 
 from nancalacc.errors import DatabaseError, GuardError
-from nancalacc.store.tables import staged_departments, staged_memberships, staged_users
+from nancalacc.store.tables import (
+    staged_conflicts,
+    staged_departments,
+    staged_evidence,
+    staged_memberships,
+    staged_users,
+)
 from nancalacc.sync.mapping import DepartmentRow, MembershipRow, PersonRow
 
 TABLES: dict[str, Table] = {
@@ -122,7 +128,7 @@ def delete_all(connection: Connection, *, transaction_id: str) -> int:
     """Delete whatever any attempt of this saga has staged; returns the number of rows."""
     return sum(
         connection.execute(delete(table).where(table.c.transaction_id == transaction_id)).rowcount
-        for table in TABLES.values()
+        for table in (*TABLES.values(), staged_evidence, staged_conflicts)
     )
 
 
@@ -174,6 +180,13 @@ def listed_departments(connection: Connection, uid: str, *, fetch: Fetch) -> lis
             select(table.c.did).where(fetch.of(table), table.c.uid == uid).distinct().order_by(table.c.did)
         ).scalars()
     )
+
+
+def listed_people(connection: Connection, did: str, *, fetch: Fetch) -> set[str]:
+    """The people whom the pages of a department listed."""
+    table = staged_memberships
+    wanted = select(table.c.uid).where(fetch.of(table), table.c.did == did, table.c.uid != "")
+    return set(connection.execute(wanted).scalars())
 
 
 def contradictions(connection: Connection, *, fetch: Fetch, limit: int) -> list[str]:

@@ -20,6 +20,8 @@ class Change(StrEnum):
     """It is not there, but the last full sync had it: a job that WPS ran late may have put it back."""
     NOTHING = "nothing"
     """It is not there, and WPS does not know it."""
+    HELD = "held"
+    """A conflict keeps it from WPS, which may have an earlier state of it, until the conflict is gone."""
     FAILED = "failed"
 
 
@@ -55,6 +57,13 @@ def record(connection: Connection, found: Sequence[Touched], *, transaction_id: 
 
 def fail(connection: Connection, *, transaction_id: str, kind: str, key: str, reason: str) -> None:
     """Record that an object of the batch cannot be brought to WPS, and why."""
+    mark(connection, Change.FAILED, transaction_id=transaction_id, kind=kind, key=key, reason=reason)
+
+
+def mark(
+    connection: Connection, action: Change, *, transaction_id: str, kind: str, key: str, reason: str
+) -> None:
+    """Record what becomes of an object of the batch after all, and why."""
     connection.execute(
         staged_changes.update()
         .where(
@@ -62,7 +71,7 @@ def fail(connection: Connection, *, transaction_id: str, kind: str, key: str, re
             staged_changes.c.kind == kind,
             staged_changes.c.key == key,
         )
-        .values(action=Change.FAILED.value, reason=reason)
+        .values(action=action.value, reason=reason)
     )
 
 

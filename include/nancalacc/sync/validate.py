@@ -9,13 +9,14 @@ from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from nancalacc.clients.dingtalk import Scopes
 from nancalacc.errors import RefusedError
 from nancalacc.saga.context import CompensationContext, StepContext
 from nancalacc.store import locks
 from nancalacc.sync import publish
 from nancalacc.sync.company import Company
 from nancalacc.sync.params import TASK_ID_FORMAT
-from nancalacc.sync.scope import check_scope
+from nancalacc.sync.scope import FormerScope, check_scope, former_scope
 from nancalacc.sync.services import SyncServices
 
 LOCK_POLL_SECONDS = 1.0
@@ -29,7 +30,9 @@ def validate_task(ctx: StepContext) -> Mapping[str, Any]:
     """
     services: SyncServices = ctx.services
     company = Company.of(ctx)
-    authed = asyncio.run(_read_scope(services, company))
+    with ctx.transaction() as connection:
+        former = former_scope(connection, third_company_id=company.wps.third_company_id)
+    authed = asyncio.run(_read_scope(services, company, former)).departments
     ctx.remember({"timezone": company.wps.timezone, "writes_task": not company.params.dry_run})
     _lock(ctx, company)
     with ctx.transaction() as connection:
@@ -54,9 +57,14 @@ def cancel_task(ctx: CompensationContext) -> None:
     publish.cancel_task(ctx.connection, task_id=ctx.saga.task_id)
 
 
-async def _read_scope(services: SyncServices, company: Company) -> tuple[int, ...]:
+async def _read_scope(services: SyncServices, company: Company, former: FormerScope | None) -> Scopes:
     async with services.dingtalk(company.params.dingtalk_conn_id) as client:
-        return await check_scope(client, settings=company.dingtalk)
+        return await check_scope(
+            client,
+            settings=company.dingtalk,
+            former=former,
+            may_be_narrower=company.params.allow_mass_delete,
+        )
 
 
 def _lock(ctx: StepContext, company: Company) -> None:

@@ -15,6 +15,7 @@ from nancalacc.errors import ConfigurationError, IllegalTransitionError, Nancala
 from nancalacc.web.access import Access, get_user
 from nancalacc.web.action_routes import action_router
 from nancalacc.web.airflow_calls import AirflowRefusedError
+from nancalacc.web.conflicts import conflicts_router
 from nancalacc.web.desk import Desk
 from nancalacc.web.metrics import metrics_router
 from nancalacc.web.routes import read_router
@@ -36,6 +37,7 @@ SAFE_HEADERS = {
 def add_console(app: FastAPI, *, desk: Desk, access: Access) -> None:
     """Add the console's routes to the app."""
     app.include_router(read_router(desk, access))
+    app.include_router(conflicts_router(desk, access))
     app.include_router(action_router(desk, access))
     app.include_router(metrics_router(desk, access))
     _add_error_handlers(app)

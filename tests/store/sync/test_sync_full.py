@@ -457,6 +457,20 @@ class TestNobodyIsDeletedByMistake:
         sandbox.faults.add("empty", path="listsub", body={"dept_id": 100}, times=None)
         self.lost(sync, sync.start(), match="Department 110 .* still in DingTalk")
 
+    def test_an_empty_department_list(self, sync, sandbox):
+        sync.complete()
+        sandbox.faults.add("empty", path="listsub", times=None)
+        self.lost(sync, sync.start(allow_mass_delete=True), match="Department 1[01]0 .* still in DingTalk")
+
+    def test_a_last_page_that_does_not_say_so(self, sync, sandbox):
+        sandbox.faults.add("omit_has_more", path="user/list", body={"dept_id": 200}, times=None)
+        self.lost(sync, sync.start(), match="has_more")
+
+    def test_a_department_deleted_between_listing_and_reading(self, sync, sandbox):
+        sync.complete()
+        sandbox.faults.add("vanish", path="user/list", body={"dept_id": 200}, times=None)
+        self.lost(sync, sync.start(), match="Department 200 was removed from DingTalk after")
+
     def test_a_cursor_that_does_not_move(self, sync, sandbox, organisation):
         for number in range(150):
             organisation.add_user(User(userid=f"more{number}", name="n", placements=(Placement(200),)))

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,9 @@ from nancalacc.sandbox.organisation import Organisation, Placement, User
 from store.sync.batches import Batches
 
 CHANGES, BATCHES = 500, 3
+
+CONFLICTS = "SELECT kind, key, other FROM conflicts ORDER BY kind, key"
+CONTACTS = "SELECT uid, phone <> '' AS has_phone, phone_key, email, email_key FROM known_users ORDER BY uid"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -46,6 +50,14 @@ class RandomOrganisation:
     def manager(self) -> str:
         return self.random.choice((self.person(), f"n{self.next_id + 3}", "boss"))
 
+    def mobile(self) -> str:
+        """One in three is somebody else's, too."""
+        return self.random.choice((f"199{self.random.randrange(8):08d}", f"198{self.next_id:08d}", ""))
+
+    def email(self) -> str:
+        name = self.random.choice(("a", "A", "b", f"n{self.next_id}", f"m{self.next_id}", ""))
+        return name and f"{name}@example.com"
+
     def join(self) -> None:
         self.next_id += 1
         self.organisation.add_user(
@@ -53,7 +65,8 @@ class RandomOrganisation:
                 userid=f"n{self.next_id}",
                 name=self.name(),
                 placements=self.places(),
-                mobile=f"199{self.next_id:08d}",
+                mobile=self.mobile(),
+                email=self.email(),
                 job_number=f"K{self.random.randrange(40)}",
                 manager_userid=self.manager(),
             )
@@ -67,6 +80,8 @@ class RandomOrganisation:
             self.person(),
             name=self.name(),
             title=self.name(),
+            mobile=self.mobile(),
+            email=self.email(),
             job_number=f"K{self.random.randrange(40)}",
             manager_userid=self.manager(),
             active=self.random.random() < 0.9,
@@ -108,6 +123,9 @@ def test_a_random_sequence_ends_equal(sync, seed: int, source: AccountSource, ro
     sync.company.change("dingtalk", root_dept_id=root)
     sync.complete()
     batches = Batches(sync)
+    consumer = sync.sandbox.consumer
+    strict = replace(consumer.rules.readings, unique_contacts=True)
+    consumer.set_rules(replace(consumer.rules, readings=strict))
     told: list[tuple[str, tuple[int | str, ...]]] = []
     sync.sandbox.organisation.observer = lambda kind, data: told.append(
         (kind, tuple(data.get("userId", data.get("deptId", ()))))
@@ -133,6 +151,12 @@ def test_a_random_sequence_ends_equal(sync, seed: int, source: AccountSource, ro
     assert sync.sandbox.consumer.wait_idle()
     comparison = sync.sandbox.compare(root_dept_id=root, accounts=source is AccountSource.USERID)
     assert comparison.differences == ()
+    told_of = sync.rows(CONFLICTS)
+    contacts = sync.rows(CONTACTS)
+    assert {row.kind for row in told_of} >= {"mobile", "email"}
     again = sync.complete(dry_run=True)
     for kind, counts in again.records["update_task_status"].action_data["difference"].items():
         assert (kind, counts["added"], counts["changed"], counts["removed"]) == (kind, 0, 0, 0)
+    sync.complete()
+    assert sync.rows(CONTACTS) == contacts
+    assert sync.rows(CONFLICTS) == told_of

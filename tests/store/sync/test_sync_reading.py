@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy import text
 
+from nancalacc.clients.dingtalk import MemberPage
 from nancalacc.config import AccountSource
 from nancalacc.errors import IncompleteAnswerError, ObjectError, ObjectNotFoundError
 from nancalacc.store.database import Database
@@ -28,7 +29,7 @@ class ScriptedDingTalk:
         self.throttled = 0
         self.parents = {1: None, 5: 1, 7: 1}
 
-    async def departments(self, root):
+    async def departments(self, root, *, listed_again=None):
         for dept_id, parent in self.parents.items():
             yield {
                 "dept_id": dept_id,
@@ -39,8 +40,9 @@ class ScriptedDingTalk:
 
     async def members(self, dept_ids):
         for dept_id in dept_ids:
-            for page in self.pages.get(dept_id, [[]]):
-                yield dept_id, page
+            pages = self.pages.get(dept_id, [[]])
+            for number, page in enumerate(pages, start=1):
+                yield MemberPage(dept_id, page, is_last=number == len(pages))
 
     async def user(self, userid):
         self.calls["user"] += 1
@@ -72,7 +74,13 @@ def read(database_url):
         mapper = Mapper(root_dept_id=1, account_source=AccountSource.USERID, phone_salt="s")
         with Database(database_url) as database:
             reading = Reading(
-                Context(database), client=client, mapper=mapper, fetch=FETCH, user_details=user_details
+                Context(database),
+                client=client,
+                mapper=mapper,
+                fetch=FETCH,
+                third_company_id="c",
+                settings="",
+                user_details=user_details,
             )
             asyncio.run(reading.read())
             with database.transaction() as connection:
@@ -149,7 +157,7 @@ def test_departments_outside_are_ignored_and_counted(read):
 
 def test_records_without_userid_are_rejected_and_stop_nothing(read):
     reading = read(ScriptedDingTalk({5: [[{"name": "x", "dept_id_list": [5]}, item("a", 5)]]}))
-    assert reading.users == [("", "", "no_userid"), ("a", "5", "")]
+    assert reading.users == [("", "5", "no_userid"), ("a", "5", "")]
 
 
 def test_too_many_contradictions_are_an_incomplete_answer(read):

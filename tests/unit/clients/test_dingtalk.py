@@ -181,9 +181,11 @@ async def test_all_pages_of_all_departments_are_read(sandbox, client):
     pages = await listed(client.members([1, 100, 200, 110]))
 
     found = {}
-    for dept_id, page in pages:
-        found.setdefault(dept_id, []).extend(record["userid"] for record in page)
+    for page in pages:
+        found.setdefault(page.dept_id, []).extend(record["userid"] for record in page.records)
     assert found == {dept_id: sandbox.organisation.members(dept_id) for dept_id in (1, 100, 200, 110)}
+    assert [page.is_last for page in pages if page.dept_id == 100] == [False, False, True]
+    assert not any(page.went_back for page in pages)
     assert [len(page) for page in await listed(client.user_pages(100))] == [100, 100, 30]
 
 
@@ -429,7 +431,25 @@ async def test_a_page_that_is_not_whole(scripted, result, message):
 async def test_records_without_a_userid_are_passed_on(scripted):
     client = scripted(lambda path, body: {"result": {"has_more": "false", "list": [{"name": "甲"}]}})
 
-    assert await listed(client.members([1])) == [(1, [{"name": "甲"}])]
+    assert await listed(client.members([1])) == [(1, [{"name": "甲"}], True, False)]
+
+
+async def test_a_cursor_that_goes_back_without_repeating_is_told(scripted):
+    cursors = {0: 50, 50: 20}
+
+    def answer(path, body):
+        following = cursors.get(body["cursor"])
+        return {
+            "result": {"has_more": following is not None, "next_cursor": following, "list": [{"userid": "a"}]}
+        }
+
+    pages = await listed(scripted(answer).members([1]))
+
+    assert [(page.is_last, page.went_back) for page in pages] == [
+        (False, False),
+        (False, False),
+        (True, True),
+    ]
 
 
 @pytest.mark.parametrize("call", ["sub_departments", "department", "scopes"])
@@ -489,6 +509,16 @@ async def test_a_department_listed_twice_by_the_same_parent_is_read_once(scripte
 async def test_a_tree_that_contradicts_itself(scripted, children, message):
     with pytest.raises(IncompleteAnswerError, match=message):
         await listed(scripted(tree(children)).departments(1))
+
+
+async def test_a_department_listed_by_two_parents_is_read_once_and_told(scripted):
+    again = []
+    client = scripted(tree({1: [2, 3], 2: [3, 1], 3: [2]}))
+
+    records = await listed(client.departments(1, listed_again=lambda *each: again.append(each)))
+
+    assert sorted(record["dept_id"] for record in records) == [1, 2, 3]
+    assert sorted(again) == [(1, 2), (2, 3), (3, 2)]
 
 
 async def test_a_root_that_does_not_exist_is_a_matter_of_configuration(client):

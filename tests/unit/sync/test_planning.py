@@ -91,6 +91,32 @@ class TestUsers:
         assert by_second(rows) == [["user_update a", "user_update b"]] * 2
         assert [row.content["account"] for row in rows] == ["x-a~", "y-b~", "y", "x"]
 
+    def test_a_number_or_address_is_given_up_before_another_one_takes_it(self):
+        def with_contacts(uid, key):
+            contacts = {"phone": f"cipher of {key}", "email": key, "phone_key": key, "email_key": key}
+            return {**user(uid), **(contacts if key else dict.fromkeys(contacts, ""))}
+
+        known = {
+            "a": with_contacts("a", "x"),
+            "gone": with_contacts("gone", "y"),
+            "c": with_contacts("c", "z"),
+        }
+        saved = [with_contacts("a", "y"), with_contacts("b", "x"), with_contacts("c", "z")]
+        rows = plan_users(saved, removed=["gone"], known=known)
+        assert by_second(rows) == [
+            ["user_update a", "user_update gone"],
+            ["user_add b", "user_del gone", "user_update a", "user_update c"],
+        ]
+        assert [(row.content["phone"], row.content["email"]) for row in rows if row.later == 0] == [
+            ("", "")
+        ] * 2
+        assert rows[0].content["account"] == "a"
+
+    def test_who_holds_a_number_back_takes_it_from_nobody(self):
+        known = {"a": {**user("a"), "phone": "c", "phone_key": "x"}}
+        held = {**user("b"), "phone": "", "phone_key": "x"}
+        assert len(plan_users([held], removed=(), known=known)) == 1
+
     def test_a_leader_goes_after_those_who_were_led(self):
         known = {"a": user("a", leader="boss"), "boss": user("boss")}
         rows = plan_users([user("a")], removed=["boss"], known=known)

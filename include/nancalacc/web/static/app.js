@@ -3,6 +3,7 @@
 import { followTheme, loginAddress, mirrorAddress, openInAirflow } from "./airflow.js";
 import { get, Refused } from "./api.js";
 import { ask } from "./ask.js";
+import { conflictsView } from "./conflicts.js";
 import { detailView } from "./detail.js";
 import { h, replace } from "./dom.js";
 import { figuresView } from "./figures.js";
@@ -58,6 +59,7 @@ function show() {
   renderHeader(state);
   if (state.saga || state.run_id) view = detailView(main, state, go);
   else if (state.view === "inbox") view = inboxView(main, state, go, { me: () => me });
+  else if (state.view === "conflicts") view = conflictsView(main, state, go);
   else if (state.view === "statistics") view = figuresView(main, state, go);
   else view = listView(main, state, go);
   mirrorAddress();
@@ -74,7 +76,7 @@ function renderHeader(state) {
   replace(
     header,
     h("span", { class: "brand" }, "nancalacc"),
-    h("nav", { "aria-label": t("title") }, tab("sagas", {}), tab("inbox", { view: "inbox" }), tab("statistics", { view: "statistics" })),
+    h("nav", { "aria-label": t("title") }, tab("sagas", {}), tab("inbox", { view: "inbox" }), tab("conflicts", { view: "conflicts" }), tab("statistics", { view: "statistics" })),
     h("span", { class: "space" }),
     me?.full_sync_dags.length > 0 && h("button", { type: "button", class: "primary", onclick: startFullSync }, t("startFullSync")),
     h(
