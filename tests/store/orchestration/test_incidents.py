@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -305,7 +306,7 @@ def test_a_sender_that_dies_leaves_the_message_to_the_next_one_when_its_time_is_
         capture_output=True,
         text=True,
         timeout=60,
-        env={"PYTHONPATH": "include", "PATH": "/usr/bin:/bin"},
+        env={"PYTHONPATH": str(Path(telling.__file__).parents[2]), "PATH": "/usr/bin:/bin"},
     )
     assert done.returncode == -9, done.stderr
     assert ("SENT" in done.stdout) is (moment == "after")
