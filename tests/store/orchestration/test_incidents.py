@@ -12,8 +12,15 @@ import pytest
 from sqlalchemy import text
 
 from nancalacc.config import Settings
-from nancalacc.errors import CallRefusedError, RateLimitedError, TransientError, UnknownOutcomeError
+from nancalacc.errors import (
+    CallRefusedError,
+    ConfigurationError,
+    RateLimitedError,
+    TransientError,
+    UnknownOutcomeError,
+)
 from nancalacc.orchestration import incidents as telling
+from nancalacc.orchestration.checks import check_notifier
 from nancalacc.orchestration.incident_messages import REPETITION, Message
 from nancalacc.orchestration.incidents import MOST_MESSAGES, tell, tell_incidents
 from nancalacc.orchestration.notifiers import DingTalkRobotNotifier, notifier_class
@@ -473,3 +480,16 @@ def test_another_notifier_can_be_named(
 
 def test_the_default_notifier_exists() -> None:
     assert notifier_class(Settings().notifier).__name__ == "DingTalkRobotNotifier"
+
+
+def test_the_check_of_connections_tells_of_the_notifier_without_a_message(
+    configured: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert check_notifier(Settings.from_env()) == f"{configured.url}, signed; no message was sent"
+    assert configured.robot.messages == []
+    monkeypatch.setenv("AIRFLOW_CONN_ALARM", '{"conn_type": "http", "host": "http://x"}')
+    with pytest.raises(ConfigurationError, match="access token as its password"):
+        check_notifier(Settings.from_env())
+    monkeypatch.setenv("NANCALACC_NOTIFIER", "no.such.Notifier")
+    with pytest.raises(ConfigurationError, match="NANCALACC_NOTIFIER"):
+        check_notifier(Settings.from_env())
