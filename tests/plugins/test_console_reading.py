@@ -166,6 +166,15 @@ async def test_health_names_what_is_wrong(client: httpx.AsyncClient, rows: Rows)
     assert "1 dead events" in problems
     assert "60 minutes" in problems
     assert "is compensating and does not get on" in problems
+    forward = rows.saga("forward", status="in_progress", done=6, pivot="intended")
+    assert forward not in " | ".join((await client.get("/health/details")).json()["problems"])
+    rows.execute(
+        "UPDATE saga_transactions SET recovery_error = 'WPS is away', recovery_tries = 1"
+        " WHERE run_id = 'forward'"
+    )
+    problems = " | ".join((await client.get("/health/details")).json()["problems"])
+    assert f"Saga {forward} is in_progress and does not get on" in problems
+    assert problems.count("does not get on") == 2
 
 
 async def test_health_tells_whether_somebody_listens(client: httpx.AsyncClient, rows: Rows):

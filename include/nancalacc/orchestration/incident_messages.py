@@ -48,10 +48,10 @@ def _stuck(facts: Mapping[str, Any]) -> tuple[str, Iterable[str]]:
         else f"Nothing was published. **Undone so far:** {_steps(facts['undone'])}"
     )
     tries = facts["recovery_tries"]
+    by = f", tried {tries} times by saga_recovery" if tries else ""
     return f"nancalacc: {facts['definition']} does not get on, {step} failed", [
         _saga(facts),
-        f"**State:** {facts['status']}, for {_age(facts['age'])}, tried {tries} times by saga_recovery,"
-        " which goes on trying",
+        f"**State:** {facts['status']}, for {_age(facts['age'])}{by}. It is tried again by itself.",
         f"**Why:** {_quoted(facts['recovery_error'] or facts['error'], step)}",
         way,
     ]

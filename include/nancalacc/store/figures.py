@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, and_, func, or_, select, text
 
 from nancalacc.saga.records import SagaRecord
 from nancalacc.saga.state import SagaStatus
 from nancalacc.store.migrate import VERSION_TABLE
 from nancalacc.store.queries import SAGA_FIELDS, saga_of
-from nancalacc.store.tables import saga_transactions
+from nancalacc.store.tables import UTC_NOW, saga_transactions
 
 OPEN = tuple(status.value for status in SagaStatus if not status.ended)
 GOING_BACK = (SagaStatus.FAILED.value, SagaStatus.COMPENSATING.value)
@@ -199,6 +199,29 @@ def oldest(
     )
     row = connection.execute(statement).first()
     return None if row is None else saga_of(row)
+
+
+def stuck(
+    connection: Connection, *, dags: Collection[str], seconds: float, limit: int = 5
+) -> list[SagaRecord]:
+    """Sagas that do not get on, the oldest first.
+
+    They go back and have not changed for so long, or their recovery failed.
+    """
+    table = saga_transactions.c
+    silent = table.updated_at < UTC_NOW - func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+    statement = (
+        select(*SAGA_FIELDS)
+        .where(
+            table.deleted_at.is_(None),
+            table.dag_id.in_(list(dags)),
+            table.status.in_(list(OPEN)),
+            or_(and_(table.status.in_(list(GOING_BACK)), silent), table.recovery_error.is_not(None)),
+        )
+        .order_by(table.start_time)
+        .limit(limit)
+    )
+    return [saga_of(row) for row in connection.execute(statement)]
 
 
 def last_completed(connection: Connection, *, dags: Collection[str], definition: str) -> list[SagaRecord]:

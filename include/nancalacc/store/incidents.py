@@ -25,6 +25,8 @@ LOOK_BACK = "2 days"
 """How old a rollback may be that is still told of: longer than nobody looks for incidents."""
 LEAST_TRIES = 2
 """What one recovery cannot finish, the next one often can."""
+MOST_FAILURES = 3
+"""A compensation that failed so often is not only disturbed."""
 SILENT = "30 minutes"
 """A saga that goes back and has not changed for so long does not get on."""
 LEASE_SECONDS = 120.0
@@ -67,6 +69,10 @@ SELECT t.transaction_id, t.epoch, t.definition, t.dag_id, t.run_id, t.third_comp
 FROM saga_transactions t
 WHERE t.status = ANY(:open) AND t.dag_id IS NOT NULL AND t.deleted_at IS NULL
   AND ((t.recovery_error IS NOT NULL AND t.recovery_tries >= {LEAST_TRIES})
+    OR (t.status = 'compensating'
+        AND (SELECT count(*) FROM saga_events e WHERE e.transaction_id = t.transaction_id
+             AND e.event_type = 'compensation_failed'
+             AND e.event_data->>'epoch' = t.epoch::text) >= {MOST_FAILURES})
     OR (t.status IN ('failed', 'compensating')
         AND t.updated_at < timezone('utc', now()) - interval '{SILENT}'))
   AND NOT EXISTS (SELECT 1 FROM incidents i WHERE i.key = 'stuck:' || t.transaction_id || ':' || t.epoch)

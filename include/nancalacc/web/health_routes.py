@@ -41,7 +41,6 @@ def _health(
     now = figures.now(connection)
     inbox = figures.inbox(connection)
     oldest = figures.oldest(connection, dags=dags)
-    back = figures.oldest(connection, dags=dags, statuses=figures.GOING_BACK)
     last = figures.last_completed(connection, dags=dags, definition="full_sync")
     revision, expected = figures.schema_revision(connection), expected_revision()
     signs = {sign.dingtalk_conn_id: sign for sign in listeners.present(connection)}
@@ -53,8 +52,10 @@ def _health(
         problems.append(f"{inbox.dead} dead events wait for a decision")
     if inbox.lag_seconds is not None and inbox.lag_seconds > LATE_SECONDS:
         problems.append(f"The oldest event has been waiting for {inbox.lag_seconds / 60:.0f} minutes")
-    if back is not None and back.updated_at and (now - back.updated_at).total_seconds() > LATE_SECONDS:
-        problems.append(f"Saga {back.transaction_id} is {back.status.value} and does not get on")
+    problems += [
+        f"Saga {saga.transaction_id} is {saga.status.value} and does not get on"
+        for saga in figures.stuck(connection, dags=dags, seconds=LATE_SECONDS)
+    ]
     unsent, reason = incidents.unsent(connection)
     if unsent:
         problems.append(f"{unsent} messages about incidents could not be sent: {reason}")

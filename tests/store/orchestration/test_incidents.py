@@ -220,6 +220,19 @@ def test_a_saga_that_goes_back_in_silence_is_told_although_nobody_tries_it(saga:
     assert "compensating" in group.read[0].text
 
 
+def test_a_compensation_that_fails_again_and_again_is_told_while_its_run_still_tries(
+    saga: Toy, group: Group
+) -> None:
+    get_stuck(saga, tries=0)
+    saga.settle()
+    for tried in range(4):
+        assert told(saga, group) == (tried == 3)
+        with pytest.raises(TransientError):
+            saga.compensate("middle")
+    assert "the database refuses" in group.read[0].text
+    assert told(saga, group) == 0
+
+
 def test_dead_events_are_told_together_and_each_once(saga: Toy, group: Group) -> None:
     first, _ = dead_event(saga, "e1"), dead_event(saga, "e2")
     dead_event(saga, "e3", error="Unreadable: it is not JSON")

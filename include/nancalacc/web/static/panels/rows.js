@@ -5,6 +5,7 @@ import { number } from "../format.js";
 import { t } from "../texts.js";
 
 const KINDS = ["departments", "users", "memberships"];
+const STEPS = { save_departments: "departments", save_users: "users", save_relations: "memberships" };
 
 export const name = "figures";
 
@@ -13,7 +14,7 @@ export function shown(saga) {
 }
 
 export function render(saga) {
-  const written = saga.steps.findLast((step) => step.action_data?.rows && typeof step.action_data.rows === "object")?.action_data.rows;
+  const written = writtenBy(saga.steps);
   const read = saga.steps.find((step) => step.action_data?.difference)?.action_data;
   const counts = written ?? read ?? {};
   const kinds = KINDS.filter((kind) => kind in counts || read?.difference?.[kind]);
@@ -34,4 +35,12 @@ export function render(saga) {
       ),
     ),
   ];
+}
+
+// One step reports all kinds, or each step its own; what was undone is not there.
+function writtenBy(steps) {
+  const whole = steps.findLast((step) => step.action_data?.rows && typeof step.action_data.rows === "object");
+  if (whole) return whole.action_data.rows;
+  const parts = steps.filter((step) => step.name in STEPS && step.status === "completed" && typeof step.action_data?.rows === "number");
+  return parts.length ? Object.fromEntries(parts.map((step) => [STEPS[step.name], step.action_data.rows])) : null;
 }
