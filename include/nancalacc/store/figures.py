@@ -6,8 +6,9 @@ grow with the age of the installation.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -61,22 +62,10 @@ WHERE e.event_type = ANY(:types) AND e.created_at >= :since AND t.dag_id = ANY(:
 GROUP BY t.definition, e.event_type ORDER BY t.definition, e.event_type
 """)
 CALLS = text("""
-SELECT t.definition, c.key AS path, sum(c.value::numeric)::float AS calls
-FROM saga_steps s JOIN saga_transactions t USING (transaction_id)
-CROSS JOIN LATERAL jsonb_each_text(CASE WHEN jsonb_typeof(s.action_data->'evidence'->'calls') = 'object'
-    THEN s.action_data->'evidence'->'calls' ELSE '{}' END) c
-WHERE s.start_time >= :since AND t.dag_id = ANY(:dags) AND s.action_data ? 'evidence'
-GROUP BY t.definition, c.key ORDER BY t.definition, c.key
-""")
-TOTALS = text("""
-SELECT t.definition,
-       sum(CASE WHEN jsonb_typeof(s.action_data->'evidence'->'throttled') = 'number'
-           THEN (s.action_data->'evidence'->>'throttled')::numeric END)::float AS throttled,
-       sum(CASE WHEN jsonb_typeof(s.action_data->'calls') = 'number'
-           THEN (s.action_data->>'calls')::numeric END)::float AS wps_calls
+SELECT t.definition, s.action_data->'evidence'->'calls' AS paths,
+       s.action_data->'evidence'->'throttled' AS throttled, s.action_data->'calls' AS wps_calls
 FROM saga_steps s JOIN saga_transactions t USING (transaction_id)
 WHERE s.start_time >= :since AND t.dag_id = ANY(:dags) AND s.action_data ?| ARRAY['evidence', 'calls']
-GROUP BY t.definition ORDER BY t.definition
 """)
 # The companies by steps through the index, however many sagas each has.
 LAST_COMPLETED = text(f"""
@@ -120,6 +109,15 @@ class Inbox:
     last_received_at: datetime | None
 
 
+@dataclass(slots=True)
+class Calls:
+    """Calls of DingTalk by path, those it refused as too many, and calls that asked WPS to sync."""
+
+    dingtalk: Counter[str] = field(default_factory=Counter)
+    throttled: int = 0
+    wps: int = 0
+
+
 def now(connection: Connection) -> datetime:
     """The database's time, UTC without zone."""
     moment: datetime = connection.execute(NOW).scalar_one()
@@ -142,14 +140,21 @@ def open_counts(connection: Connection, *, dags: Collection[str]) -> list[Any]:
     return list(connection.execute(OPEN_COUNTS, {"dags": list(dags), "open": list(OPEN)}))
 
 
-def calls(connection: Connection, *, dags: Collection[str], since: datetime) -> list[Any]:
-    """Rows (definition, path, calls): calls of DingTalk, as the steps that began since then report them."""
-    return list(connection.execute(CALLS, {"dags": list(dags), "since": since}))
+def calls(connection: Connection, *, dags: Collection[str], since: datetime) -> dict[str, Calls]:
+    """By definition what the steps that began since then have called."""
+    found: dict[str, Calls] = {}
+    for row in connection.execute(CALLS, {"dags": list(dags), "since": since}):
+        called = found.setdefault(row.definition, Calls())
+        for path, number in row.paths.items() if isinstance(row.paths, dict) else ():
+            called.dingtalk[path] += _count(number)
+        called.throttled += _count(row.throttled)
+        called.wps += _count(row.wps_calls)
+    return found
 
 
-def call_totals(connection: Connection, *, dags: Collection[str], since: datetime) -> list[Any]:
-    """Rows (definition, throttled, wps_calls) of the steps that began since then; None where none said so."""
-    return list(connection.execute(TOTALS, {"dags": list(dags), "since": since}))
+def _count(value: object) -> int:
+    """A number that a step reported; whatever else it reported counts for nothing."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
 def steps(connection: Connection, *, dags: Collection[str], since: datetime) -> list[Any]:

@@ -222,11 +222,12 @@ class _Tables(Collector):
             "Calls that asked WPS to sync, by steps that began in the last 24 hours",
             labels=["definition"],
         )
-        for row in figures.calls(self._connection, dags=self._dags, since=self._since):
-            calls.add_metric([row.definition, row.path], row.calls)
-        for row in figures.call_totals(self._connection, dags=self._dags, since=self._since):
-            throttled.add_metric([row.definition], row.throttled or 0)
-            wps.add_metric([row.definition], row.wps_calls or 0)
+        found = figures.calls(self._connection, dags=self._dags, since=self._since)
+        for definition, called in sorted(found.items()):
+            for path, number in sorted(called.dingtalk.items()):
+                calls.add_metric([definition, path], number)
+            throttled.add_metric([definition], called.throttled)
+            wps.add_metric([definition], called.wps)
         return calls, throttled, wps
 
     def _listeners(self) -> Iterable[Metric]:
