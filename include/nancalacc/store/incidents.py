@@ -1,10 +1,13 @@
 """What people are told about, each incident once, whoever finds it and however often.
 
 An incident is a row, made from what the tables say: by its key no second one comes of the same
-thing. A message is sent by whoever takes the row, for a while that outlives a sender that dies.
-Whether a message arrived whose sender died, or whose answer was lost, nobody can know: it is sent
-once more, and says so; a lost message would be worse than a repeated one. After that it counts as
-sent, so that there are never more than two.
+thing. While a sync is undone again and again at the same step, each time as another saga, that is
+one incident; the row of each says of which one it is a part, and nobody is told.
+
+A message is sent by whoever takes the row, for a while that outlives a sender that dies. Whether a
+message arrived whose sender died, or whose answer was lost, nobody can know: it is sent once more,
+and says so; a lost message would be worse than a repeated one. After that it counts as sent, so
+that there are never more than two.
 """
 
 from __future__ import annotations
@@ -13,11 +16,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, text
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Connection, Row, insert, text
 
 from nancalacc.saga.state import SagaStatus
-from nancalacc.store.tables import IncidentKind, incidents
+from nancalacc.store.tables import UTC_NOW, IncidentKind, incidents
 
 OPEN = [status.value for status in SagaStatus if not status.ended]
 MOST_AT_ONCE = 100
@@ -29,6 +31,12 @@ MOST_FAILURES = 3
 """A compensation that failed so often is not only disturbed."""
 SILENT = "30 minutes"
 """A saga that goes back and has not changed for so long does not get on."""
+GOES_ON = "6 hours"
+"""How long the same rollbacks of other sagas are part of one incident; then it is told again."""
+COLLECTED = "30 minutes"
+"""After dead events were told, further ones wait so long for each other."""
+FIND_LOCK = 0x6E616E64
+"""Key of the advisory lock under which incidents are found: of two rollbacks one is the first."""
 LEASE_SECONDS = 120.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 60.0, 3600.0
 
@@ -78,10 +86,26 @@ WHERE t.status = ANY(:open) AND t.dag_id IS NOT NULL AND t.deleted_at IS NULL
   AND NOT EXISTS (SELECT 1 FROM incidents i WHERE i.key = 'stuck:' || t.transaction_id || ':' || t.epoch)
 ORDER BY t.id LIMIT {MOST_AT_ONCE}
 """)  # noqa: S608 - constants
-UNTOLD_EVENTS = text("""
+# The told incident that goes on: the same sync, company and step, another saga, and none completed since.
+GOING_ON = text(f"""
+SELECT i.id FROM incidents i
+WHERE i.kind = 'rollback' AND i.part_of IS NULL AND i.transaction_id != :transaction_id
+  AND i.created_at > timezone('utc', now()) - interval '{GOES_ON}'
+  AND i.facts->>'definition' = :definition
+  AND i.facts->>'failed_step' IS NOT DISTINCT FROM CAST(:failed_step AS text)
+  AND i.facts->>'third_company_id' IS NOT DISTINCT FROM CAST(:third_company_id AS text)
+  AND NOT EXISTS (SELECT 1 FROM saga_transactions t
+      WHERE t.status = 'completed' AND t.definition = :definition AND t.end_time > i.created_at
+        AND t.third_company_id IS NOT DISTINCT FROM CAST(:third_company_id AS text))
+ORDER BY i.id DESC LIMIT 1
+""")  # noqa: S608 - constants
+UNTOLD_EVENTS = text(f"""
 SELECT id, event_type, error FROM dingtalk_events
-WHERE status = 'dead' AND incident_id IS NULL ORDER BY id LIMIT 1000 FOR UPDATE SKIP LOCKED
-""")
+WHERE status = 'dead' AND incident_id IS NULL
+  AND NOT EXISTS (SELECT 1 FROM incidents i WHERE i.kind = 'dead_events'
+      AND i.created_at > timezone('utc', now()) - interval '{COLLECTED}')
+ORDER BY id LIMIT 1000 FOR UPDATE SKIP LOCKED
+""")  # noqa: S608 - constants
 TOLD = text("UPDATE dingtalk_events SET incident_id = :incident WHERE id = ANY(:events)")
 TAKE = text("""
 WITH due AS (
@@ -123,6 +147,7 @@ class Incident:
 
 def find(connection: Connection) -> int:
     """Record what has happened and was not recorded yet; returns the number of new incidents."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": FIND_LOCK})
     found = _record(connection, IncidentKind.ROLLBACK, connection.execute(ROLLBACKS))
     found += _record(connection, IncidentKind.STUCK, connection.execute(STUCK, {"open": OPEN}))
     events = connection.execute(UNTOLD_EVENTS).all()
@@ -182,20 +207,20 @@ def unsent(connection: Connection) -> tuple[int, str | None]:
 
 
 def _record(connection: Connection, kind: IncidentKind, rows: Iterable[Row[Any]]) -> int:
-    return sum(
-        _insert(
-            connection,
-            kind,
-            key=f"{kind.value}:{row.transaction_id}:{row.epoch}",
-            transaction_id=row.transaction_id,
-            facts=dict(row._mapping),
-        )
-        is not None
-        for row in rows
-    )
+    """Insert incidents of sagas; returns how many people are to be told of."""
+    number = 0
+    for row in rows:
+        facts = dict(row._mapping)
+        part_of = None
+        if kind is IncidentKind.ROLLBACK:
+            part_of = connection.execute(GOING_ON, facts).scalar()
+        key = f"{kind.value}:{row.transaction_id}:{row.epoch}"
+        _insert(connection, kind, key=key, transaction_id=row.transaction_id, facts=facts, part_of=part_of)
+        number += part_of is None
+    return number
 
 
-def _dead_events(connection: Connection, events: Iterable[Row[Any]]) -> int | None:
+def _dead_events(connection: Connection, events: Iterable[Row[Any]]) -> int:
     types: dict[str, int] = {}
     reasons: dict[str, int] = {}
     ids = []
@@ -217,13 +242,17 @@ def _insert(
     key: str,
     transaction_id: str | None,
     facts: Mapping[str, Any],
-) -> int | None:
-    """The id of the new incident, None when somebody else was quicker."""
-    statement = (
-        insert(incidents)
-        .values(key=key, kind=kind.value, transaction_id=transaction_id, facts=dict(facts))
-        .on_conflict_do_nothing(index_elements=["key"])
-        .returning(incidents.c.id)
-    )
-    found: int | None = connection.execute(statement).scalar()
+    part_of: int | None = None,
+) -> int:
+    """The id of the new incident; one that is part of another counts as sent."""
+    values = {
+        "key": key,
+        "kind": kind.value,
+        "transaction_id": transaction_id,
+        "facts": dict(facts),
+        "part_of": part_of,
+        "sent_at": None if part_of is None else UTC_NOW,
+    }
+    statement = insert(incidents).values(values).returning(incidents.c.id)
+    found: int = connection.execute(statement).scalar_one()
     return found

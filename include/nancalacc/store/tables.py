@@ -608,7 +608,9 @@ incidents = Table(
     Column("is_sending", Boolean, nullable=False, server_default=text("false")),
     Column("sent_at", MOMENT),
     Column("error", Text),
+    Column("part_of", BigInteger),
     UniqueConstraint("key", name="incidents_uk_key"),
+    Index("incidents_idx_kind_created_at", "kind", "created_at"),
     Index("incidents_idx_unsent", "next_try_at", postgresql_where=text("sent_at IS NULL")),
 )
 

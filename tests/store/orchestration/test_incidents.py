@@ -175,6 +175,41 @@ def test_every_rollback_of_a_saga_is_an_incident_of_its_own(saga: Toy, group: Gr
     assert ["first" in message.text for message in group.read] == [True, False]
 
 
+def another_saga(another: Callable[..., Toy], name: str, *, step: str = "right") -> Toy:
+    saga = another(run_id=name)
+    undo(saga, step=step)
+    return saga
+
+
+def test_the_same_sync_undone_again_and_again_is_one_incident_until_one_completes(
+    saga: Toy, group: Group, another: Callable[..., Toy]
+) -> None:
+    for number in range(4):
+        last = another_saga(another, f"batch-{number}")
+        assert told(saga, group) == (number == 0)
+    another_saga(another, "elsewhere", step="middle")
+    assert told(saga, group) == 1, "another step is another incident"
+    undo(last, error="a person has tried it")
+    assert told(saga, group) == 0, "the first one goes on"
+    done = another(run_id="good")
+    done.run_until("finish")
+    assert done.conclude().status is SagaStatus.COMPLETED
+    assert told(saga, group) == 0, "what was part of it is not told later"
+    another_saga(another, "batch-9")
+    assert told(saga, group) == 1
+
+
+def test_an_incident_that_goes_on_for_hours_is_told_again(
+    saga: Toy, group: Group, another: Callable[..., Toy]
+) -> None:
+    another_saga(another, "batch-1")
+    assert told(saga, group) == 1
+    execute(saga, "UPDATE incidents SET created_at = created_at - interval '7 hours'")
+    another_saga(another, "batch-2")
+    another_saga(another, "batch-3")
+    assert told(saga, group) == 1
+
+
 def test_what_a_person_cancels_is_no_incident(saga: Toy, group: Group) -> None:
     saga.run_until("middle")
     assert saga.cancel().status is SagaStatus.CANCELLED
@@ -243,13 +278,20 @@ def test_dead_events_are_told_together_and_each_once(saga: Toy, group: Group) ->
     assert "user_modify_org (3)" in message.text
     assert "**Why** (2): 60011: no access" in message.text
     dead_event(saga, "e4")
+    assert told(saga, group) == 0, "further ones wait for each other"
+    some_time_passes(saga)
     assert told(saga, group) == 1
     assert group.read[-1].title == "nancalacc: 1 event of DingTalk given up"
     with saga.database.transaction() as connection:
         dead_events.retry(connection, first, note="Retried by ann: rights were given")
     assert told(saga, group) == 0
     execute(saga, "UPDATE dingtalk_events SET status = 'dead', error = 'again' WHERE id = :id", id=first)
+    some_time_passes(saga)
     assert told(saga, group) == 1, "given up a second time is news"
+
+
+def some_time_passes(saga: Toy) -> None:
+    execute(saga, "UPDATE incidents SET created_at = created_at - interval '1 hour'")
 
 
 def test_two_passes_at_once_tell_of_an_event_once(saga: Toy, group: Group) -> None:
@@ -343,6 +385,7 @@ def test_a_robot_that_is_told_too_much_gets_the_rest_later(saga: Toy, group: Gro
         dead_event(saga, f"e{number}")
         with saga.database.transaction() as connection:
             incidents.find(connection)
+        some_time_passes(saga)
     assert told(saga, group) == MOST_MESSAGES
 
     def limit() -> None:

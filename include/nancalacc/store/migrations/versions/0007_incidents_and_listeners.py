@@ -28,9 +28,11 @@ def upgrade() -> None:
         sa.Column("is_sending", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("sent_at", postgresql.TIMESTAMP(), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("part_of", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("key", name="incidents_uk_key"),
     )
+    op.create_index("incidents_idx_kind_created_at", "incidents", ["kind", "created_at"], unique=False)
     op.create_index(
         "incidents_idx_unsent",
         "incidents",
