@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from nancalacc.clients.transport import AnswerLostError
-from nancalacc.errors import FatalError, RateLimitedError, UnknownOutcomeError
+from nancalacc.errors import FatalError, IncompleteAnswerError, RateLimitedError, UnknownOutcomeError
 from nancalacc.orchestration.incident_messages import Message, message_of
 from nancalacc.saga.execution import message_of as reason_of
 from nancalacc.store import incidents
@@ -24,8 +24,11 @@ MOST_MESSAGES = 15
 """Of one pass; a DingTalk robot takes 20 a minute. The next pass sends the rest."""
 LONGEST_PASS_SECONDS = 60.0
 
+MAY_HAVE_ARRIVED = (UnknownOutcomeError, AnswerLostError, IncompleteAnswerError, TimeoutError)
+"""Errors after which nobody knows; of any other the message was not sent."""
+
 Deliver = Callable[[Message], None]
-"""Sends a message, or raises: UnknownOutcomeError and AnswerLostError when it may have arrived."""
+"""Sends a message, or raises; one of MAY_HAVE_ARRIVED when nobody knows."""
 
 
 def tell(
@@ -67,7 +70,7 @@ def tell(
 
 
 def _not_sent(database: Database, incident: Incident, error: Exception) -> None:
-    perhaps = isinstance(error, UnknownOutcomeError | AnswerLostError | TimeoutError)
+    perhaps = isinstance(error, MAY_HAVE_ARRIVED)
     reason = reason_of(error)
     log.log(
         logging.ERROR if isinstance(error, FatalError) else logging.WARNING,

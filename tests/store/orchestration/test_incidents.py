@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from nancalacc.clients.transport import AnswerLostError
 from nancalacc.config import Settings
 from nancalacc.errors import (
     CallRefusedError,
     ConfigurationError,
+    IncompleteAnswerError,
     RateLimitedError,
     TransientError,
     UnknownOutcomeError,
@@ -332,9 +334,12 @@ def test_what_is_refused_is_tried_again_after_growing_pauses_and_arrives_once(
         assert incidents.unsent(connection) == (0, None)
 
 
-def test_a_message_whose_answer_was_lost_is_repeated_once_and_says_so(saga: Toy, group: Group) -> None:
+@pytest.mark.parametrize("error", [UnknownOutcomeError, AnswerLostError, IncompleteAnswerError, TimeoutError])
+def test_a_message_whose_answer_was_lost_is_repeated_once_and_says_so(
+    saga: Toy, group: Group, error: type[Exception]
+) -> None:
     def lose() -> None:
-        raise UnknownOutcomeError("no answer")
+        raise error("no answer")
 
     undo(saga)
     group.after = lose
