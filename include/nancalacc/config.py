@@ -18,6 +18,7 @@ E = TypeVar("E", bound=StrEnum)
 DB_CONN_ID = "nancalacc_db"
 DINGTALK_CONN_ID = "dingtalk_default"
 WPS_CONN_ID = "wps_default"
+DINGTALK_ROBOT = "nancalacc.orchestration.notifiers.DingTalkRobotNotifier"
 TOO_LONG_FOR_THE_TABLES = {"third_company_id": 20, "company_id": 20, "platform_id": 60}
 
 
@@ -289,6 +290,8 @@ class Settings:
     renotify_seconds: float = 20
     repeat_seconds: float = 1800
     metrics_token: str = field(default="", repr=False)
+    notify_conn_id: str = ""
+    notifier: str = DINGTALK_ROBOT
     retention: Retention = Retention()
 
     @classmethod
@@ -317,6 +320,8 @@ class Settings:
             retry_delay_seconds=_env_number("NANCALACC_RETRY_DELAY_SECONDS", 10),
             resume_seconds=_env_number("NANCALACC_RESUME_SECONDS", 900),
             metrics_token=os.environ.get("NANCALACC_METRICS_TOKEN", ""),
+            notify_conn_id=os.environ.get("NANCALACC_NOTIFY_CONN_ID", ""),
+            notifier=os.environ.get("NANCALACC_NOTIFIER") or DINGTALK_ROBOT,
             batch_size=(batch_size := _env_count("NANCALACC_BATCH_SIZE", 500)),
             # Who sets only the former means it.
             backlog_batch_size=_env_count(

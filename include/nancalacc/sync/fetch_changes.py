@@ -89,7 +89,7 @@ async def _fetch(ctx: StepContext, batch: Batch, events: list[claims.ClaimedEven
     async with services.dingtalk(batch.dingtalk.conn_id) as client:
         reading = ChangeReading(ctx, client=client, mapper=mapper, third_company_id=third_company_id)
         await reading.read(events)
-        calls = dict(client.calls)
+        evidence = {"calls": dict(client.calls), "throttled": client.throttled}
     findings = Findings()
     with ctx.transaction() as connection:
         undone = _maybe_put_back(connection, reading, events, mapper=mapper, batch=batch)
@@ -128,7 +128,7 @@ async def _fetch(ctx: StepContext, batch: Batch, events: list[claims.ClaimedEven
         "managers_read": managers_read,
         "adjusted": findings.as_data(),
         "conflicts": held,
-        "evidence": {"calls": calls},
+        "evidence": evidence,
     }
 
 

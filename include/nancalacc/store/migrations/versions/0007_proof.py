@@ -1,15 +1,15 @@
 """What proves a fetch complete, the scope it was read with, and what is held back because of conflicts.
 
-Revision ID: 0009
-Revises: 0004
+Revision ID: 0007
+Revises: 0005
 """
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0009"
-down_revision = "0004"
+revision = "0007"
+down_revision = "0005"
 
 UTC_NOW = sa.text("timezone('utc', clock_timestamp())")
 
