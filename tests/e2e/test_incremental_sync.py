@@ -206,7 +206,7 @@ def test_what_wps_refuses_dies_with_its_reason_and_is_tried_again_on_request(syn
 
 def test_nothing_is_lost_while_the_triggerer_restarts(synced: Installation):
     until(lambda: synced.newest_run("running"))
-    synced.stack.stop(Component.TRIGGERER)
+    synced.stack.kill(Component.TRIGGERER)
     synced.sandbox.organisation.add_user(person("u8"))
     synced.stack.start(Component.TRIGGERER)
     until(synced.is_equal, seconds=120)
