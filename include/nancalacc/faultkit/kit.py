@@ -128,7 +128,7 @@ class FaultKit:
         self._reset(scenario)
         with self._children.suspended(scenario, boundary):
             run = self._run(scenario)
-            is_forward = scenario.is_forward if way is Way.RETRY else run.is_past_pivot()
+            is_forward = scenario.is_forward if way is Way.RETRY else run.must_complete()
             if way is Way.RETRY:
                 run.go(start=boundary.job)
             else:
@@ -163,7 +163,7 @@ class FaultKit:
 
     def _go_on(self, scenario: Scenario, *, start: str, way: Way) -> list[str]:
         run = self._run(scenario)
-        is_forward = scenario.is_forward if way is Way.RETRY else run.is_past_pivot()
+        is_forward = scenario.is_forward if way is Way.RETRY else run.must_complete()
         wrongs = []
         try:
             if way is Way.RETRY:

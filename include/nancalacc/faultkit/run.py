@@ -29,6 +29,7 @@ NO_HEARTBEAT_SECONDS = 3600.0
 """The kit decides who is dead: attempts give no signs of life, and all count as left."""
 START, SETTLE, OUTCOME = "start", "settle", "outcome"
 TRIES = 5
+"""How often a job is tried, as a task would be."""
 
 
 class Engine:
@@ -96,10 +97,13 @@ class Run:
             stale_seconds=0,
         )
 
-    def is_past_pivot(self) -> bool:
-        """Whether it has published, or may have."""
+    def must_complete(self) -> bool:
+        """Whether recovery has to go forward: it has published, or may have, or everything is done."""
         ending = self.ending()
-        return ending.saga is not None and past_pivot(self._definition, ending.steps)
+        if ending.saga is None:
+            return False
+        is_done = all(step.status.done for step in ending.steps.values())
+        return is_done or past_pivot(self._definition, ending.steps)
 
     def ending(self) -> Ending:
         """How the saga is now."""
