@@ -50,12 +50,17 @@ def recover(
     *,
     services: Any,
     stale_seconds: float,
+    transaction_id: str | None = None,
 ) -> None:
-    """What `saga_recovery` does, where the runs of all sagas are over."""
+    """What `saga_recovery` does where the runs of all sagas are over: for all, or for one at once."""
     environment = Environment(
         is_live=lambda _: False, definition_of=lambda _: definition, services_of=lambda _: services
     )
-    Recovery(coordinator, database, environment, stale_seconds=stale_seconds).recover()
+    recovery = Recovery(coordinator, database, environment, stale_seconds=stale_seconds)
+    if transaction_id is None:
+        recovery.recover()
+    else:
+        recovery.recover_one(transaction_id)
 
 
 class Run:
@@ -86,8 +91,8 @@ class Run:
             self._trace.job = name
             jobs[name]()
 
-    def recover(self) -> None:
-        """What `saga_recovery` does when the run is over."""
+    def recover(self, *, at_once: bool = False) -> None:
+        """What `saga_recovery` does when the run is over; `at_once` also when another one has the saga."""
         self._trace.job = "recovery"
         recover(
             self._coordinator,
@@ -95,6 +100,7 @@ class Run:
             self._definition,
             services=self._subject.services,
             stale_seconds=0,
+            transaction_id=self.transaction_id if at_once else None,
         )
 
     def must_complete(self) -> bool:
