@@ -189,13 +189,24 @@ class Company:
 
     def silence(self, run_id: str, task: str) -> None:
         """Let Airflow find that nothing was heard of a task for an hour, instead of waiting for that."""
+        self._in_airflow(
+            "UPDATE task_instance SET last_heartbeat_at = last_heartbeat_at - interval '1 hour'"
+            " WHERE run_id = %s AND task_id = %s",
+            run_id,
+            task,
+        )
+
+    def silence_scheduler(self) -> None:
+        """Let the next scheduler find that nothing was heard of the last one for an hour."""
+        self._in_airflow(
+            "UPDATE job SET latest_heartbeat = latest_heartbeat - interval '1 hour'"
+            " WHERE job_type = 'SchedulerJob'"
+        )
+
+    def _in_airflow(self, statement: str, *values: Any) -> None:
         url = self.stack.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")
         with psycopg.connect(url) as connection:
-            connection.execute(
-                "UPDATE task_instance SET last_heartbeat_at = last_heartbeat_at - interval '1 hour'"
-                " WHERE run_id = %s AND task_id = %s",
-                (run_id, task),
-            )
+            connection.execute(statement, values or None)
 
     def compare(self, **options: Any) -> Comparison:
         assert self.sandbox.consumer.wait_idle(30)
