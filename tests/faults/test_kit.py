@@ -6,6 +6,8 @@ import pytest
 
 from faults.booking_saga import booking_kit, forget, pay_without_intent
 from nancalacc.faultkit.boundaries import Kind
+from nancalacc.faultkit.kit import Way
+from nancalacc.faultkit.report import Report
 from nancalacc.faultkit.subject import FORWARD, back_from
 
 
@@ -27,10 +29,9 @@ def test_a_compensation_that_forgets_is_noticed_without_any_kill(database_url):
 
 def test_a_call_without_an_intent_is_noticed_behind_the_call(database_url):
     with booking_kit(database_url, payment=pay_without_intent) as kit:
-        report = kit.kill_everywhere(FORWARD)
+        [call] = [each for each in kit.boundaries() if each.kind is Kind.CALL and each.behind]
+        report = Report((kit.case(FORWARD, call, way=Way.RECOVERY),))
     assert report.wrong
-    assert {case.boundary.job for case in report.wrong} == {"pay"}
-    assert any(case.boundary.kind is Kind.CALL and case.boundary.behind for case in report.wrong)
     assert "WRONG forward, pay: behind call pay 1, then kill, recovery: bookings and payments" in str(report)
 
 

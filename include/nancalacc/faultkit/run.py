@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
 from nancalacc.errors import NancalaccError, TransientError
 from nancalacc.faultkit.boundaries import Trace, traced
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 NO_HEARTBEAT_SECONDS = 3600.0
 """The kit decides who is dead: attempts give no signs of life, and all count as left."""
+LOCK = company_locks.c
 START, SETTLE, OUTCOME = "start", "settle", "outcome"
 TRIES = 5
 """How often a job is tried, as a task would be."""
@@ -117,7 +118,8 @@ class Run:
         if found is None:
             return Ending(self._scenario, saga=None, steps={}, events=(), is_locked=False)
         with self._database.transaction() as connection:
-            locked = select(company_locks).where(company_locks.c.holder == self.transaction_id)
+            mine = or_(*(column == self.transaction_id for column in (LOCK.holder, LOCK.waiting)))
+            locked = select(company_locks).where(mine)
             is_locked = connection.execute(locked).first() is not None
         return Ending(
             self._scenario,
