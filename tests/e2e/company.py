@@ -172,6 +172,43 @@ class Company:
             time.sleep(0.1)
         raise AssertionError(f"{step} did not start")
 
+    def wait_until_saving(self) -> None:
+        """Wait until a slow insert is under way: its session holds a transaction."""
+        for _ in range(300):
+            if self.rows("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"):
+                return
+            time.sleep(0.1)
+        raise AssertionError("nothing is being saved")
+
+    def wait_until_called(self, path: str) -> None:
+        """Wait until DingTalk or WPS gets a call of this path."""
+        for _ in range(300):
+            if any(path in called for called in self.sandbox.calls.counts()):
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"{path} was not called")
+
+    def silence(self, run_id: str, task: str) -> None:
+        """Let Airflow find that nothing was heard of a task for an hour, instead of waiting for that."""
+        self._in_airflow(
+            "UPDATE task_instance SET last_heartbeat_at = last_heartbeat_at - interval '1 hour'"
+            " WHERE run_id = %s AND task_id = %s",
+            run_id,
+            task,
+        )
+
+    def silence_scheduler(self) -> None:
+        """Let the next scheduler find that nothing was heard of the last one for an hour."""
+        self._in_airflow(
+            "UPDATE job SET latest_heartbeat = latest_heartbeat - interval '1 hour'"
+            " WHERE job_type = 'SchedulerJob'"
+        )
+
+    def _in_airflow(self, statement: str, *values: Any) -> None:
+        url = self.stack.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")
+        with psycopg.connect(url) as connection:
+            connection.execute(statement, values or None)
+
     def compare(self, **options: Any) -> Comparison:
         assert self.sandbox.consumer.wait_idle(30)
         return self.sandbox.compare(**options)

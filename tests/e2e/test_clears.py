@@ -136,3 +136,25 @@ def test_the_company_row_kept_by_hand_can_be_skipped_with_a_mark(company: Compan
     assert company.steps(run_id)["save_company_config"]["status"] == "skipped"
     assert company.rows("SELECT * FROM tb_company_cfg") == before
     assert company.compare().equal
+
+
+def test_a_completed_save_cleared_beside_a_failed_sibling_is_undone_and_the_clear_that_works_is_named(
+    company: Company,
+):
+    with company.broken("tb_las_user"):
+        run_id = company.run()
+    # The sibling stays failed in Airflow, so that notify_wps cannot start, whatever the saga does.
+    company.clear(run_id, "save_departments")
+    company.wait(run_id)
+
+    assert company.state(run_id) == "failed"
+    saga = company.saga(run_id)
+    assert (saga["status"], saga["epoch"], saga["failed_step"]) == ("compensated", 2, "save_users")
+    assert company.snapshot_rows(saga["task_id"]) == 0
+    assert company.lock_holder() is None
+    assert "clear save_users together with its downstream tasks" in company.log(run_id, "saga_outcome")
+
+    company.clear(run_id, "save_users")
+    company.wait(run_id)
+    assert company.state(run_id) == "success"
+    assert company.compare().equal

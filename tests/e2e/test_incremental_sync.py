@@ -221,7 +221,7 @@ def test_while_dingtalk_is_away_for_a_moment_the_batch_waits_and_then_goes_on(sy
 
 def test_nothing_is_lost_while_the_triggerer_restarts(synced: Installation):
     until(lambda: synced.newest_run("running"))
-    synced.stack.stop(Component.TRIGGERER)
+    synced.stack.kill(Component.TRIGGERER)
     synced.sandbox.organisation.add_user(person("u8"))
     synced.stack.start(Component.TRIGGERER)
     until(synced.is_equal)

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 import psutil
-import psycopg
 import pytest
 
 from e2e.company import DAG, Company
@@ -14,15 +13,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.airflow, pytest.mark.timeout(300)]
 
 SAVING_SECONDS = 5.0
 WAKING_SECONDS = 3.0
-
-
-def wait_until_saving(company: Company) -> None:
-    """Wait until a slow insert is under way: its session holds a transaction."""
-    for _ in range(300):
-        if company.rows("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"):
-            return
-        time.sleep(0.1)
-    raise AssertionError("nothing is being saved")
+HANGING_SECONDS = 40
 
 
 @contextmanager
@@ -41,17 +32,6 @@ def _resume(process: psutil.Process) -> None:
         process.resume()
 
 
-def silence(company: Company, run_id: str, task: str) -> None:
-    """Let Airflow find that nothing was heard of a task for an hour, instead of waiting for that."""
-    url = company.stack.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")
-    with psycopg.connect(url) as connection:
-        connection.execute(
-            "UPDATE task_instance SET last_heartbeat_at = last_heartbeat_at - interval '1 hour'"
-            " WHERE run_id = %s AND task_id = %s",
-            (run_id, task),
-        )
-
-
 def wake(processes: list[psutil.Process]) -> None:
     """Let the task try to go on before anybody can tell it to end, and wait for its end."""
     task, watcher = processes
@@ -65,7 +45,7 @@ def wake(processes: list[psutil.Process]) -> None:
 def test_a_killed_save_is_retried_and_completes(company: Company):
     with company.slow("tb_las_user", seconds=SAVING_SECONDS):
         run_id = company.trigger()
-        wait_until_saving(company)
+        company.wait_until_saving()
         company.worker(run_id, "save_users").kill()
     company.wait(run_id)
 
@@ -75,12 +55,24 @@ def test_a_killed_save_is_retried_and_completes(company: Company):
     assert company.compare().equal
 
 
+def test_a_killed_notify_is_retried_and_completes(company: Company):
+    company.sandbox.faults.add("hang", path="full/sync", seconds=HANGING_SECONDS, times=1)
+    run_id = company.trigger()
+    company.wait_until_called("full/sync")
+    company.worker(run_id, "notify_wps").kill()
+    company.wait(run_id)
+
+    assert company.state(run_id) == "success"
+    assert company.steps(run_id)["notify_wps"]["retry_count"] >= 1
+    assert company.compare().equal
+
+
 def test_a_suspended_save_that_holds_a_transaction_does_not_block_its_retry(company: Company):
     with company.slow("tb_las_user", seconds=SAVING_SECONDS), ExitStack() as stack:
         run_id = company.trigger()
-        wait_until_saving(company)
+        company.wait_until_saving()
         processes = stack.enter_context(suspended(company.worker(run_id, "save_users")))
-        silence(company, run_id, "save_users")
+        company.silence(run_id, "save_users")
         frozen = stack.pop_all()
     with frozen:
         company.wait(run_id)
@@ -98,7 +90,7 @@ def test_a_suspended_save_that_holds_a_transaction_does_not_block_its_retry(comp
 def test_a_process_that_wakes_after_compensation_cannot_write(company: Company):
     with company.slow("tb_las_user", seconds=SAVING_SECONDS), ExitStack() as stack:
         run_id = company.trigger()
-        wait_until_saving(company)
+        company.wait_until_saving()
         processes = stack.enter_context(suspended(company.worker(run_id, "save_users")))
         company.stack.api.set_task_state(DAG, run_id, "save_users", state="failed")
         frozen = stack.pop_all()

@@ -1,7 +1,5 @@
 """Runs that end by force: what is left of their sagas is finished by `saga_recovery`."""
 
-import time
-
 import pytest
 
 from e2e.company import COMPENSATIONS, DAG, Company
@@ -33,21 +31,12 @@ def recover_to_the_end(company: Company, run_id: str) -> str:
     return str(company.saga(run_id)["status"])
 
 
-def wait_until_called(company: Company, path: str) -> None:
-    for _ in range(300):
-        if any(path in called for called in company.sandbox.calls.counts()):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"{path} was not called")
-
-
 @pytest.mark.parametrize("state", ["failed", "success"])
 def test_a_run_marked_by_hand_while_wps_does_not_answer_is_finished_forward(company: Company, state: str):
-    company.sandbox.calls.clear()
     company.sandbox.faults.add("hang", path="full/sync", seconds=HANGING_SECONDS, times=1)
     run_id = company.trigger()
     company.stack.api.wait_task(DAG, run_id, "notify_wps", states={"running"})
-    wait_until_called(company, "full/sync")
+    company.wait_until_called("full/sync")
     process = company.worker(run_id, "notify_wps")
 
     assert "is left alone: its run is not over" in recover(company, run_id)[1]

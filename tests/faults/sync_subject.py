@@ -220,14 +220,19 @@ class SyncWorld:
                 f"WPS is not as {'DingTalk' if is_completed else 'before'}: {comparison.differences}"
             )
         found += self._lost()
-        if not is_completed:
-            found += self._left(ending)
-        return found
+        return [*found, *(self._undone() if is_completed else self._left(ending))]
 
     def _lost(self) -> list[str]:
         """What is missing of the sync that was done before."""
         now = self._snapshots()
         return [f"rows of {key} are gone" for key, rows in self._kept.items() if now.get(key) != rows]
+
+    def _undone(self) -> Iterator[str]:
+        """What a saga that completed has left open."""
+        if self._rows("SELECT 1 FROM dingtalk_events WHERE status <> 'done'"):
+            yield "an event is not done"
+        if self._rows("SELECT 1 FROM task WHERE status NOT IN ('completed', 'cancelled')"):
+            yield "a row of task is still open"
 
     def _left(self, ending: Ending) -> Iterator[str]:
         """What is still there of a saga that was undone."""

@@ -33,6 +33,16 @@ def test_the_toy_saga_ends_right(toy_url, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("job", ["right", "publish"])
+def test_a_recovery_that_is_killed_is_finished_by_another_one(toy_url, job, capsys):
+    with toy_kit(toy_url) as kit:
+        last = [boundary for boundary in kit.boundaries() if boundary.job == job][-1]
+        report = kit.kill_recovery_everywhere(last)
+    tell(capsys, f"recovery, toy killed {last}", report)
+    assert not report.wrong
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "definition, scenarios",
     [

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SCHEDULES = 1000
 ACTORS = ("Ann", "Bob", "Cat")
-ON_A_STEP = ("step", "step", "step", "clear", "retry", "fail")
+ON_A_STEP = ("step", "step", "step", "clear", "retry", "fail", "step_after_marks", "settle_after_mark")
 ON_THE_SAGA = ("settle", "outcome", "outcome", "recovery", "cancel")
 CLEAN = (
     "DELETE FROM saga_events; DELETE FROM saga_steps; DELETE FROM saga_transactions;"
@@ -113,6 +113,7 @@ def test_whatever_two_or_three_actors_do_the_saga_ends_right(toy_url: str, capsy
         def play(parts, who, dying, answering):
             schedule = Schedule(who, deaths=dying)
             wrongs = stage.play(schedule, parts, answering)
+            note(f"{parts=} {who=} {dying=} {answering=}")
             for line in schedule.told:
                 note(line)
             assert not wrongs

@@ -96,6 +96,10 @@ class Actor:
         """The task of a step that a person has cleared."""
         self._step(name, RunView())
 
+    def step_after_marks(self, name: str) -> None:
+        """The task of a step in a run in which a person has marked all others successful."""
+        self._step(name, RunView(started=LONG_AGO, green=self._others(name)))
+
     def retry(self, name: str) -> None:
         """A step again, through the engine."""
         self._coordinator.retry_step(
@@ -113,6 +117,11 @@ class Actor:
     def settle(self) -> None:
         """The task settle_saga."""
         self._coordinator.settle(self._definition, self._transaction_id)
+
+    def settle_after_mark(self, name: str) -> None:
+        """The task settle_saga in a run in which a person has marked this step successful."""
+        view = RunView(green=frozenset({name}))
+        self._coordinator.settle(self._definition, self._transaction_id, run=view)
 
     def outcome(self) -> None:
         """The task saga_outcome."""
@@ -133,6 +142,9 @@ class Actor:
         self._coordinator.cancel(
             self._definition, self._transaction_id, services=self._subject.services, reason="by hand"
         )
+
+    def _others(self, name: str) -> frozenset[str]:
+        return frozenset(step.name for step in self._definition if step.name != name)
 
     def _step(self, name: str, view: RunView) -> None:
         self._coordinator.run_step(

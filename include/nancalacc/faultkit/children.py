@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -25,6 +26,13 @@ IDLE_SECONDS = 1
 STOPPED = "T"
 
 
+class Part(StrEnum):
+    """What a child does."""
+
+    RUN = "run"
+    RECOVERY = "recovery"
+
+
 class Children:
     """Starts children; `preload` are modules that they find imported."""
 
@@ -33,18 +41,18 @@ class Children:
         self._setup = setup
         self._processes = _forks([__name__, *preload])
 
-    def record(self, scenario: Scenario) -> tuple[Boundary, ...]:
-        """Run a scenario to its end; returns the boundaries it has passed."""
+    def record(self, scenario: Scenario, part: Part = Part.RUN) -> tuple[Boundary, ...]:
+        """Run a scenario, or recover it, to its end; returns the boundaries it has passed."""
         receiver, sender = self._processes.Pipe(duplex=False)
-        with self._child(scenario, None, signal.SIGKILL, sender) as child:
+        with self._child(scenario, None, signal.SIGKILL, part=part, sender=sender) as child:
             child.join(CHILD_SECONDS)
             _require(child, 0)
         found: tuple[Boundary, ...] = receiver.recv()
         return found
 
-    def kill(self, scenario: Scenario, boundary: Boundary) -> bool:
-        """Run a scenario until it is killed at the boundary; False when it ended without reaching it."""
-        with self._child(scenario, boundary, signal.SIGKILL) as child:
+    def kill(self, scenario: Scenario, boundary: Boundary, part: Part = Part.RUN) -> bool:
+        """Run or recover a scenario until the boundary; False when it ended without reaching that."""
+        with self._child(scenario, boundary, signal.SIGKILL, part=part) as child:
             child.join(CHILD_SECONDS)
             _require(child, 0, -signal.SIGKILL)
             return child.exitcode == -signal.SIGKILL
@@ -65,9 +73,11 @@ class Children:
         scenario: Scenario,
         boundary: Boundary | None,
         strike: signal.Signals,
+        *,
+        part: Part = Part.RUN,
         sender: Connection | None = None,
     ) -> Iterator[ForkServerProcess]:
-        arguments = (self._url, self._setup, scenario, boundary, strike, sender)
+        arguments = (self._url, self._setup, scenario, boundary, strike, part, sender)
         child = self._processes.Process(target=_run_child, args=arguments)
         child.start()
         try:
@@ -115,6 +125,7 @@ def _run_child(
     scenario: Scenario,
     boundary: Boundary | None,
     strike: signal.Signals,
+    part: Part,
     sender: Connection | None,
 ) -> None:
     is_suspended = boundary is not None and strike is signal.SIGSTOP
@@ -128,6 +139,8 @@ def _run_child(
             except NancalaccError:
                 # Overtaken meanwhile, or put out by the server: what a task says of it, nobody hears.
                 return
+        elif part is Part.RECOVERY:
+            run.recover()
         else:
             run.go()
     if sender is not None:

@@ -11,16 +11,10 @@ from nancalacc.saga.moves import to_undo
 from nancalacc.saga.records import EventRecord
 from nancalacc.saga.state import EventType, SagaStatus
 
-ASIDE = frozenset(
-    {
-        EventType.TASK_MARKED,
-        EventType.RUN_ENDED,
-        EventType.WARNING,
-        EventType.RECORD_REJECTED,
-        EventType.ACTION_REQUESTED,
-    }
+TRANSITIONS = frozenset(
+    kind for kind in EventType if kind.value.startswith(("saga_", "step_", "compensation_"))
 )
-"""Events that tell of no transition; they may come at any time."""
+"""Types of events that belong to an epoch."""
 
 
 def judge(definition: SagaDefinition, ending: Ending) -> Iterator[str]:
@@ -58,7 +52,7 @@ def illegal_events(definition: SagaDefinition, events: Sequence[EventRecord]) ->
 
 
 class _Replay:
-    """The states that the events so far lead to."""
+    """The states that the events so far lead to; events of other types tell of no transition."""
 
     def __init__(self, definition: SagaDefinition) -> None:
         self._definition = definition
@@ -71,10 +65,8 @@ class _Replay:
         """Go on by one event; False when it is not legal here."""
         if kind == EventType.SAGA_STARTED:
             return self._open(int(data["epoch"]))
-        if kind in ASIDE:
-            return True
-        if data["epoch"] != self.epoch:
-            return False
+        if data.get("epoch", self.epoch) != self.epoch:
+            return kind not in TRANSITIONS
         return self._take_step(kind, name, data) if name else self._take_saga(kind)
 
     def _open(self, epoch: int) -> bool:
@@ -104,7 +96,7 @@ class _Replay:
                 legal = self.saga == "open" and states <= {"completed", "skipped"}
                 self.saga = "completed"
             case _:
-                return False
+                return True
         return legal
 
     def _take_step(self, kind: str, name: str, data: Mapping[str, Any]) -> bool:
@@ -142,5 +134,5 @@ class _Replay:
                 legal = state == "compensating"
                 self.steps[name] = "compensated"
             case _:
-                return False
+                return True
         return legal

@@ -11,7 +11,7 @@ from typing import Self
 from nancalacc.errors import NancalaccError
 from nancalacc.faultkit.baseline import Baseline
 from nancalacc.faultkit.boundaries import Boundary, Kind, Trace, TracedDatabase
-from nancalacc.faultkit.children import Children
+from nancalacc.faultkit.children import Children, Part
 from nancalacc.faultkit.judgement import judge
 from nancalacc.faultkit.report import Case, Report
 from nancalacc.faultkit.run import OUTCOME, START, Engine, Run
@@ -90,6 +90,13 @@ class FaultKit:
         wrongs += self._go_on(scenario, start=boundary.job, way=way)
         return Case(scenario.name, boundary, f"kill, {way}", time.monotonic() - started, tuple(wrongs))
 
+    def kill_recovery_everywhere(self, boundary: Boundary, *, scenario: Scenario = FORWARD) -> Report:
+        """Kill a run at the boundary, and the recovery that follows at every one of its own."""
+        self._reset(scenario)
+        self._children.kill(scenario, boundary)
+        found = self._children.record(scenario, Part.RECOVERY)
+        return Report(tuple(self._kill_recovery(scenario, boundary, at=each) for each in found))
+
     def suspend_everywhere(self, scenario: Scenario = FORWARD, *, every: int = 1) -> Report:
         """Suspend a process at every boundary; it wakes up when another one has ended its saga.
 
@@ -123,12 +130,25 @@ class FaultKit:
         self._reset(scenario)
         return self._go_on(scenario, start=START, way=Way.RETRY)
 
+    def _kill_recovery(self, scenario: Scenario, boundary: Boundary, *, at: Boundary) -> Case:
+        started = time.monotonic()
+        self._reset(scenario)
+        self._children.kill(scenario, boundary)
+        run = self._run(scenario)
+        is_forward = run.must_complete()
+        died = self._children.kill(scenario, at, Part.RECOVERY)
+        wrongs = [] if died else ["the boundary was not reached"]
+        run.recover(at_once=True)
+        ending = run.ending()
+        wrongs += self._wrongs(ending) + _wrong_status(ending, is_forward=is_forward)
+        return Case(scenario.name, at, "kill, recovery", time.monotonic() - started, tuple(wrongs))
+
     def _suspend(self, scenario: Scenario, boundary: Boundary, *, way: Way) -> Case:
         started = time.monotonic()
         self._reset(scenario)
         with self._children.suspended(scenario, boundary):
             run = self._run(scenario)
-            is_forward = scenario.is_forward if way is Way.RETRY else run.is_past_pivot()
+            is_forward = scenario.is_forward if way is Way.RETRY else run.must_complete()
             if way is Way.RETRY:
                 run.go(start=boundary.job)
             else:
@@ -163,7 +183,7 @@ class FaultKit:
 
     def _go_on(self, scenario: Scenario, *, start: str, way: Way) -> list[str]:
         run = self._run(scenario)
-        is_forward = scenario.is_forward if way is Way.RETRY else run.is_past_pivot()
+        is_forward = scenario.is_forward if way is Way.RETRY else run.must_complete()
         wrongs = []
         try:
             if way is Way.RETRY:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
 from nancalacc.errors import NancalaccError, TransientError
 from nancalacc.faultkit.boundaries import Trace, traced
@@ -27,8 +27,10 @@ log = logging.getLogger(__name__)
 
 NO_HEARTBEAT_SECONDS = 3600.0
 """The kit decides who is dead: attempts give no signs of life, and all count as left."""
+LOCK = company_locks.c
 START, SETTLE, OUTCOME = "start", "settle", "outcome"
 TRIES = 5
+"""How often a job is tried, as a task would be."""
 
 
 class Engine:
@@ -49,12 +51,17 @@ def recover(
     *,
     services: Any,
     stale_seconds: float,
+    transaction_id: str | None = None,
 ) -> None:
-    """What `saga_recovery` does, where the runs of all sagas are over."""
+    """What `saga_recovery` does where the runs of all sagas are over: for all, or for one at once."""
     environment = Environment(
         is_live=lambda _: False, definition_of=lambda _: definition, services_of=lambda _: services
     )
-    Recovery(coordinator, database, environment, stale_seconds=stale_seconds).recover()
+    recovery = Recovery(coordinator, database, environment, stale_seconds=stale_seconds)
+    if transaction_id is None:
+        recovery.recover()
+    else:
+        recovery.recover_one(transaction_id)
 
 
 class Run:
@@ -85,8 +92,8 @@ class Run:
             self._trace.job = name
             jobs[name]()
 
-    def recover(self) -> None:
-        """What `saga_recovery` does when the run is over."""
+    def recover(self, *, at_once: bool = False) -> None:
+        """What `saga_recovery` does when the run is over; `at_once` also when another one has the saga."""
         self._trace.job = "recovery"
         recover(
             self._coordinator,
@@ -94,12 +101,16 @@ class Run:
             self._definition,
             services=self._subject.services,
             stale_seconds=0,
+            transaction_id=self.transaction_id if at_once else None,
         )
 
-    def is_past_pivot(self) -> bool:
-        """Whether it has published, or may have."""
+    def must_complete(self) -> bool:
+        """Whether recovery has to go forward: it has published, or may have, or everything is done."""
         ending = self.ending()
-        return ending.saga is not None and past_pivot(self._definition, ending.steps)
+        if ending.saga is None:
+            return False
+        is_done = all(step.status.done for step in ending.steps.values())
+        return is_done or past_pivot(self._definition, ending.steps)
 
     def ending(self) -> Ending:
         """How the saga is now."""
@@ -107,7 +118,8 @@ class Run:
         if found is None:
             return Ending(self._scenario, saga=None, steps={}, events=(), is_locked=False)
         with self._database.transaction() as connection:
-            locked = select(company_locks).where(company_locks.c.holder == self.transaction_id)
+            mine = or_(*(column == self.transaction_id for column in (LOCK.holder, LOCK.waiting)))
+            locked = select(company_locks).where(mine)
             is_locked = connection.execute(locked).first() is not None
         return Ending(
             self._scenario,

@@ -201,6 +201,13 @@ class AirflowStack:
         _kill_session(process.pid)
         process.wait()
 
+    def revive(self) -> None:
+        """Start the components that have ended by themselves, as their supervisor would."""
+        for component, process in list(self._running.items()):
+            if process.poll() is not None:
+                self.kill(component)
+                self.start(component)
+
     def processes(self, component: Component) -> list[psutil.Process]:
         """The component's process and all that came of it, tasks included."""
         return _session(self._running[component].pid)

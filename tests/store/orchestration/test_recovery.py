@@ -23,6 +23,7 @@ from nancalacc.saga.definition import SagaDefinition
 from nancalacc.saga.records import SagaRecord
 from nancalacc.saga.state import SagaStatus
 from nancalacc.store.database import Database
+from nancalacc.store.repository import SagaStore
 from toy_saga import DAG, TOY, Toy, ToyServices, check_ended, together, toy
 
 STALE_SECONDS = 1.0
@@ -413,6 +414,51 @@ class Impatient:
                 yield connection
 
         return impatient()
+
+
+class WatchedStore(SagaStore):
+    """Notes of each transaction how many sagas' rows it has locked."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.sagas: list[int] = []
+        transaction = database.transaction
+
+        @contextmanager
+        def watched(*, name: str = "") -> Any:
+            with transaction(name=name) as connection:
+                yield connection
+                # Whoever changes a row is its xmin, whoever locks it its xmax.
+                mine = "IN (xmin::text, xmax::text)"
+                statement = f"SELECT count(*) FROM saga_transactions WHERE pg_current_xact_id()::text {mine}"
+                self.sagas.append(connection.execute(text(statement)).scalar_one())
+
+        database.transaction = watched  # type: ignore[method-assign]
+
+
+def test_no_transaction_of_a_recovery_locks_more_than_one_saga_or_waits_for_a_call(
+    toy_url: str, runs: Runs
+) -> None:
+    with ExitStack() as stack:
+        for number in range(4):
+            saga = stack.enter_context(toy(toy_url, run_id=f"run-{number}", store=WatchedStore))
+            execute(saga, "UPDATE company_locks SET holder = NULL")
+            leave_at(saga, ["middle:written", "publish:intended"][number % 2])
+        assert isinstance(saga.store, WatchedStore)
+        saga.store.sagas.clear()
+        open_during_calls: list[int] = []
+
+        def hook(point: str, context: Any) -> None:
+            if point == "publish:call":
+                open_ = "SELECT pid FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
+                with psycopg.connect(toy_url) as watcher:
+                    open_during_calls.append(len(watcher.execute(open_).fetchall()))
+
+        runs.services.hook = hook
+        assert found(runs.recovery(saga).recover()) == {"finished": 4}
+        assert len(saga.store.sagas) > 20
+        assert max(saga.store.sagas) == 1
+        assert open_during_calls == [0, 0]
 
 
 @pytest.mark.slow
