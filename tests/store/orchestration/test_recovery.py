@@ -10,7 +10,13 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from nancalacc.errors import ConfigurationError, DatabaseError, IllegalTransitionError, TransientError
+from nancalacc.errors import (
+    ConfigurationError,
+    DatabaseError,
+    FencedError,
+    IllegalTransitionError,
+    TransientError,
+)
 from nancalacc.orchestration.recovery import (
     FIRST_PAUSE_SECONDS,
     LONGEST_PAUSE_SECONDS,
@@ -22,6 +28,7 @@ from nancalacc.orchestration.recovery import (
 from nancalacc.saga.definition import SagaDefinition
 from nancalacc.saga.records import SagaRecord
 from nancalacc.saga.state import SagaStatus
+from nancalacc.saga.waiting import Wait, Waiting
 from nancalacc.store.database import Database
 from toy_saga import DAG, TOY, Toy, ToyServices, check_ended, together, toy
 
@@ -48,14 +55,14 @@ class Runs:
     def clock(self) -> float:
         return self.now
 
-    def recovery(self, saga: Toy) -> Recovery:
+    def recovery(self, saga: Toy, *, stale_seconds: float = STALE_SECONDS) -> Recovery:
         environment = Environment(
             is_live=self.is_live,
             definition_of=self.definition_of,
             services_of=lambda _: self.services,
             clock=self.clock,
         )
-        return Recovery(saga.coordinator, saga.database, environment, stale_seconds=STALE_SECONDS)
+        return Recovery(saga.coordinator, saga.database, environment, stale_seconds=stale_seconds)
 
 
 @pytest.fixture
@@ -192,6 +199,27 @@ def test_a_process_that_is_still_at_work_is_not_disturbed(saga: Toy, runs: Runs)
     assert found(runs.recovery(saga).recover()) == {"at_work": 1}
     assert saga.saga.status is SagaStatus.IN_PROGRESS
     assert saga.saga.recovery_tries == 0
+
+
+def test_a_step_that_waits_is_left_alone_while_it_is_watched_and_finished_when_nobody_does(
+    saga: Toy, runs: Runs
+) -> None:
+    saga.run_until("publish")
+    saga.services.waits = [Wait(condition={"phone": "here"}, seconds=300)]
+    waiting = saga.coordinator.run_step_or_wait(TOY, saga.id, "finish", services=saga.services, params={})
+    assert isinstance(waiting, Waiting)
+    recovery = runs.recovery(saga, stale_seconds=300)
+    runs.live = {saga.run_id}
+    assert found(recovery.recover()) == {"live": 1}
+    runs.live = set()
+    assert found(recovery.recover()) == {"at_work": 1}
+    # Its run was marked as failed: Airflow takes the trigger away.
+    saga.coordinator.watch(TOY, waiting).let_go()
+    assert found(recovery.recover()) == {"finished": 1}
+    assert saga.saga.status is SagaStatus.COMPLETED
+    with pytest.raises(FencedError):
+        saga.coordinator.resume_step(TOY, waiting, services=saga.services)
+    check_ended(saga)
 
 
 def test_sagas_of_no_dag_belong_to_others(saga: Toy, runs: Runs) -> None:
