@@ -122,5 +122,5 @@ def test_a_batch_of_a_backlog_that_fails_comes_back_in_parts_of_the_usual_size(d
         halve(connection, transaction_id="1", rules=RetryRules(2, 1), error="unknown", largest=6)
         assert claim(connection, A, transaction_id="2", size=20) == 6
         halve(connection, transaction_id="2", rules=RetryRules(2, 1), error="unknown", largest=6)
-        put_later = connection.execute(text("SELECT DISTINCT batch_limit FROM dingtalk_events"))
-        assert sorted(put_later.scalars()) == [3, 6]
+        limits = connection.execute(text("SELECT DISTINCT batch_limit FROM dingtalk_events"))
+        assert sorted(limits.scalars()) == [3, 6]
