@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any
 
 from airflow.sdk import BaseOperator
 
@@ -22,8 +22,6 @@ ServicesOf = Callable[[Any], Any]
 
 class StepOperator(BaseOperator):
     """Runs one step of the saga of its run; while the step waits, the triggerer watches its attempt."""
-
-    ui_color = "#ffefeb"
 
     def __init__(
         self, *, definition: SagaDefinition, step: Step, services: ServicesOf, **options: Any
@@ -47,7 +45,7 @@ class StepOperator(BaseOperator):
                 params=run_params(context),
                 run=view,
             )
-        self._end(done, context)
+        self._defer_if_waiting(done, context)
 
     def resume(self, context: Any, waiting: Mapping[str, Any], event: Any) -> None:
         """Go on with the same attempt; raises FencedError when somebody else has gone on meanwhile."""
@@ -57,13 +55,11 @@ class StepOperator(BaseOperator):
             done = coordinator.resume_step(
                 self.definition, Waiting.of(waiting), services=self.services(context)
             )
-        self._end(done, context)
+        self._defer_if_waiting(done, context)
 
-    def _end(self, done: Mapping[str, Any] | Waiting, context: Any) -> None:
-        if isinstance(done, Waiting):
-            self._leave(done, context)
-
-    def _leave(self, waiting: Waiting, context: Any) -> NoReturn:
+    def _defer_if_waiting(self, waiting: Mapping[str, Any] | Waiting, context: Any) -> None:
+        if not isinstance(waiting, Waiting):
+            return
         from nancalacc.orchestration.triggers import StepTrigger
 
         self.log.info(

@@ -194,8 +194,11 @@ def give_back_later(connection: Connection, *, transaction_id: str, rules: Retry
     )
 
 
-def halve(connection: Connection, *, transaction_id: str, rules: RetryRules, error: str) -> int:
-    """The batch failed for an unknown reason: half of it next time; a single event has made an attempt."""
+def halve(connection: Connection, *, transaction_id: str, rules: RetryRules, error: str, largest: int) -> int:
+    """The batch failed for an unknown reason: half of it next time; a single event has made an attempt.
+
+    `largest`: no part has more events, so that what is found to be whole does not wait for long.
+    """
     number = connection.execute(
         select(func.count()).select_from(events).where(_of_saga(transaction_id))
     ).scalar_one()
@@ -203,7 +206,8 @@ def halve(connection: Connection, *, transaction_id: str, rules: RetryRules, err
         [event_id] = connection.execute(select(events.c.id).where(_of_saga(transaction_id))).scalars()
         _fail(connection, {event_id: error}, rules=rules)
         return 1
-    return _release(connection, transaction_id, batch_limit=(number + 1) // 2, next_attempt_at=UTC_NOW)
+    part = min((number + 1) // 2, largest)
+    return _release(connection, transaction_id, batch_limit=part, next_attempt_at=UTC_NOW)
 
 
 def finish(

@@ -16,7 +16,7 @@ from typing import Any, Self
 from sqlalchemy import Connection
 
 from nancalacc.clients.dingtalk_errors import masked
-from nancalacc.errors import BusyError, TransientError, UnknownOutcomeError
+from nancalacc.errors import BusyError, UnknownOutcomeError
 from nancalacc.saga.context import StepContext
 from nancalacc.saga.state import EventType
 from nancalacc.saga.waiting import Wait
@@ -102,7 +102,7 @@ class Publication:
     def follow(self) -> Wait | None:
         """Take WPS's word on every row, and publish the rounds that are left.
 
-        Returns what to wait for while rows are open, None when none is. Raises TransientError when WPS
+        Returns what to wait for while rows are open, None when none is. Raises BusyError when WPS
         leaves rows alone for too long.
         """
         fetch = self._ctx.action_data(FETCH)
@@ -146,10 +146,11 @@ class Publication:
         settled, left = self._settle_round(number, fetch)
         if left and goes_on and not settled:
             if self.tally.quiet_seconds >= settings.confirm_seconds:
-                raise TransientError(
+                # No retry of the task: other companies' batches wait for this run to end.
+                raise BusyError(
                     f"WPS has accepted the sync, but left {left} rows of the increment tables alone for"
                     f" {self.tally.quiet_seconds:.0f} s: look in the WPS console whether its increments run."
-                    " They are told to WPS again with the next try"
+                    " They are told to WPS again with the next try, by saga_recovery if not before"
                 )
             self._tell_again(number)
         patience, pause = PATIENCE_SECONDS, max(settings.poll_seconds, SHORTEST_PAUSE_SECONDS)

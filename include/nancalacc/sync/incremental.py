@@ -123,15 +123,22 @@ def tenants_of(services: SyncServices, pairs: tuple[tuple[str, str], ...]) -> li
 
 def return_events(ctx: CompensationContext) -> None:
     """The events are pending again: at once, after a pause, or in smaller batches, as the failure was."""
+    services: SyncServices = ctx.services
     transaction_id = ctx.saga.transaction_id
-    rules = retry_rules(ctx.services)
+    rules = retry_rules(services)
     if ctx.saga.goal == SagaStatus.CANCELLED.value:
         claims.give_back(ctx.connection, transaction_id=transaction_id)
     elif claims.PASSING & claims.failure_of(ctx.connection, transaction_id=transaction_id):
         claims.give_back_later(ctx.connection, transaction_id=transaction_id, rules=rules)
     else:
         error = ctx.saga.error_message or "The batch failed for an unknown reason"
-        claims.halve(ctx.connection, transaction_id=transaction_id, rules=rules, error=error)
+        claims.halve(
+            ctx.connection,
+            transaction_id=transaction_id,
+            rules=rules,
+            error=error,
+            largest=services.settings.batch_size,
+        )
 
 
 # save_departments, save_users, save_relations

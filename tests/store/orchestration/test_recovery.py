@@ -10,7 +10,13 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from nancalacc.errors import ConfigurationError, DatabaseError, IllegalTransitionError, TransientError
+from nancalacc.errors import (
+    ConfigurationError,
+    DatabaseError,
+    FencedError,
+    IllegalTransitionError,
+    TransientError,
+)
 from nancalacc.orchestration.recovery import (
     FIRST_PAUSE_SECONDS,
     LONGEST_PAUSE_SECONDS,
@@ -22,6 +28,7 @@ from nancalacc.orchestration.recovery import (
 from nancalacc.saga.definition import SagaDefinition
 from nancalacc.saga.records import SagaRecord
 from nancalacc.saga.state import SagaStatus
+from nancalacc.saga.waiting import Wait, Waiting
 from nancalacc.store.database import Database
 from nancalacc.store.repository import SagaStore
 from toy_saga import DAG, TOY, Toy, ToyServices, check_ended, together, toy
@@ -49,14 +56,14 @@ class Runs:
     def clock(self) -> float:
         return self.now
 
-    def recovery(self, saga: Toy) -> Recovery:
+    def recovery(self, saga: Toy, *, stale_seconds: float = STALE_SECONDS) -> Recovery:
         environment = Environment(
             is_live=self.is_live,
             definition_of=self.definition_of,
             services_of=lambda _: self.services,
             clock=self.clock,
         )
-        return Recovery(saga.coordinator, saga.database, environment, stale_seconds=STALE_SECONDS)
+        return Recovery(saga.coordinator, saga.database, environment, stale_seconds=stale_seconds)
 
 
 @pytest.fixture
@@ -199,6 +206,27 @@ def test_a_sign_of_life_from_before_the_clock_went_back_counts_for_nothing(saga:
     leave_at(saga, "middle:written")
     execute(saga, "UPDATE saga_steps SET heartbeat_at = timezone('utc', now()) + interval '1 hour'")
     assert found(runs.recovery(saga).recover()) == {"finished": 1}
+    check_ended(saga)
+
+
+def test_a_step_that_waits_is_left_alone_while_it_is_watched_and_finished_when_nobody_does(
+    saga: Toy, runs: Runs
+) -> None:
+    saga.run_until("publish")
+    saga.services.waits = [Wait(condition={"phone": "here"}, seconds=300)]
+    waiting = saga.coordinator.run_step_or_wait(TOY, saga.id, "finish", services=saga.services, params={})
+    assert isinstance(waiting, Waiting)
+    recovery = runs.recovery(saga, stale_seconds=300)
+    runs.live = {saga.run_id}
+    assert found(recovery.recover()) == {"live": 1}
+    runs.live = set()
+    assert found(recovery.recover()) == {"at_work": 1}
+    # Its run was marked as failed: Airflow takes the trigger away.
+    saga.coordinator.watch(TOY, waiting).let_go()
+    assert found(recovery.recover()) == {"finished": 1}
+    assert saga.saga.status is SagaStatus.COMPLETED
+    with pytest.raises(FencedError):
+        saga.coordinator.resume_step(TOY, waiting, services=saga.services)
     check_ended(saga)
 
 

@@ -5,7 +5,7 @@ from sqlalchemy import text
 
 from nancalacc.store import locks
 from nancalacc.store.database import Database
-from nancalacc.sync.claims import Tenant, claim, due_tenants, free_abandoned
+from nancalacc.sync.claims import RetryRules, Tenant, claim, due_tenants, free_abandoned, halve
 from nancalacc.sync.inbox import Company, InboxEvent, store
 
 NAME = "incremental_sync"
@@ -113,3 +113,14 @@ def test_two_batches_at_once_share_no_event(database):
     with database.transaction() as one, database.transaction() as other:
         assert claim(one, A, transaction_id="1", size=2) == 2
         assert claim(other, A, transaction_id="2", size=4) == 2
+
+
+def test_a_batch_of_a_backlog_that_fails_comes_back_in_parts_of_the_usual_size(database):
+    put(database, A, *(str(number) for number in range(20)))
+    with database.transaction() as connection:
+        assert claim(connection, A, transaction_id="1", size=20) == 20
+        halve(connection, transaction_id="1", rules=RetryRules(2, 1), error="unknown", largest=6)
+        assert claim(connection, A, transaction_id="2", size=20) == 6
+        halve(connection, transaction_id="2", rules=RetryRules(2, 1), error="unknown", largest=6)
+        limits = connection.execute(text("SELECT DISTINCT batch_limit FROM dingtalk_events"))
+        assert sorted(limits.scalars()) == [3, 6]

@@ -9,6 +9,7 @@ import pytest
 
 from nancalacc.config import Settings
 from nancalacc.errors import (
+    BusyError,
     CallRefusedError,
     NancalaccError,
     RefusedError,
@@ -314,7 +315,7 @@ class TestWps:
         set_consumer(batches, paused=True)
         batches.event("user_modify_org", "u07")
         run = batches.start()
-        with pytest.raises(TransientError, match="left 2 rows"):
+        with pytest.raises(BusyError, match="left 2 rows"):
             run.steps()
         set_consumer(batches, paused=False)
         assert run.fail("confirm_increments", TransientError("x")) is SagaStatus.COMPLETED
