@@ -32,7 +32,8 @@ COMPENSATIONS = [f"compensation.{step}" for step in STEPS]
 OWN_TABLES = (
     "saga_transactions, saga_steps, saga_events, company_locks, staged_departments, staged_users,"
     " staged_memberships, known_departments, known_users, known_memberships, tb_company_cfg,"
-    " tb_las_department, tb_las_user, tb_las_department_user, task"
+    " tb_las_department, tb_las_user, tb_las_department_user, task, sync_plans, plan_changes, plan_subtrees,"
+    " plan_decisions"
 )
 SNAPSHOT_TABLES = ("tb_las_department", "tb_las_user", "tb_las_department_user")
 WORKER_SECONDS = 30.0

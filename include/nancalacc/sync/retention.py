@@ -34,8 +34,12 @@ from nancalacc.store.tables import (
     company_locks,
     dingtalk_events,
     metadata,
+    plan_changes,
+    plan_decisions,
+    plan_subtrees,
     saga_events,
     saga_transactions,
+    sync_plans,
     tb_las_department,
 )
 from nancalacc.sync.mapping import ROOT_ROW_PID
@@ -56,6 +60,14 @@ def prunings(retention: Retention) -> Mapping[str, Prune]:
         **{
             table.name: partial(staging, table=table, days=retention.staging_days)
             for table in staged_tables()
+        },
+        **{
+            table.name: partial(staging, table=table, days=retention.plans_days)
+            for table in (plan_changes, plan_subtrees)
+        },
+        **{
+            table.name: partial(staging, table=table, days=retention.sagas_days)
+            for table in (sync_plans, plan_decisions)
         },
         "saga events": partial(events, days=retention.events_days),
         "inbox events": partial(inbox, days=retention.inbox_days),
@@ -103,7 +115,7 @@ def snapshots(connection: Connection, *, keep: int, limit: int = ROWS) -> int:
 
 
 def staging(connection: Connection, *, table: Table, days: int, limit: int = ROWS) -> int:
-    """Staged rows of sagas that ended so long ago, or are gone.
+    """Rows of a staging table, or of plans, of sagas that ended so long ago, or are gone.
 
     Kept: those of open sagas. One that is opened again reads everything anew.
     """
