@@ -1,7 +1,7 @@
 """Figures over many sagas: for the statistics page, the health strip and Prometheus.
 
-Every query looks at open sagas, at counts by status, or at what happened since a moment: its cost
-does not grow with the age of the installation.
+Every query looks at open sagas, at the last ones, or at what happened since a moment: its cost does not
+grow with the age of the installation.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, select, text
 
 from nancalacc.saga.records import SagaRecord
 from nancalacc.saga.state import SagaStatus
@@ -24,10 +24,15 @@ GOING_BACK = (SagaStatus.FAILED.value, SagaStatus.COMPENSATING.value)
 MOST_REASONS = 10
 REASON_LENGTH = 300
 
+OPEN_COUNTS = text("""
+SELECT definition, status, count(*) AS count FROM saga_transactions
+WHERE status = ANY(:open) AND deleted_at IS NULL AND dag_id = ANY(:dags)
+GROUP BY definition, status
+""")
 COUNTS = text("""
 SELECT definition, status, count(*) AS count FROM saga_transactions
 WHERE deleted_at IS NULL AND dag_id = ANY(:dags)
-  AND (CAST(:since AS timestamp) IS NULL OR created_at >= :since)
+  AND created_at >= :since
 GROUP BY definition, status ORDER BY definition, status
 """)
 STEPS = text("""
@@ -55,6 +60,40 @@ FROM saga_events e JOIN saga_transactions t USING (transaction_id)
 WHERE e.event_type = ANY(:types) AND e.created_at >= :since AND t.dag_id = ANY(:dags)
 GROUP BY t.definition, e.event_type ORDER BY t.definition, e.event_type
 """)
+CALLS = text("""
+SELECT t.definition, c.key AS path, sum(c.value::numeric)::float AS calls
+FROM saga_steps s JOIN saga_transactions t USING (transaction_id)
+CROSS JOIN LATERAL jsonb_each_text(CASE WHEN jsonb_typeof(s.action_data->'evidence'->'calls') = 'object'
+    THEN s.action_data->'evidence'->'calls' ELSE '{}' END) c
+WHERE s.start_time >= :since AND t.dag_id = ANY(:dags) AND s.action_data ? 'evidence'
+GROUP BY t.definition, c.key ORDER BY t.definition, c.key
+""")
+TOTALS = text("""
+SELECT t.definition,
+       sum(CASE WHEN jsonb_typeof(s.action_data->'evidence'->'throttled') = 'number'
+           THEN (s.action_data->'evidence'->>'throttled')::numeric END)::float AS throttled,
+       sum(CASE WHEN jsonb_typeof(s.action_data->'calls') = 'number'
+           THEN (s.action_data->>'calls')::numeric END)::float AS wps_calls
+FROM saga_steps s JOIN saga_transactions t USING (transaction_id)
+WHERE s.start_time >= :since AND t.dag_id = ANY(:dags) AND s.action_data ?| ARRAY['evidence', 'calls']
+GROUP BY t.definition ORDER BY t.definition
+""")
+# The companies by steps through the index, however many sagas each has.
+LAST_COMPLETED = text(f"""
+WITH RECURSIVE companies AS (
+    SELECT min(third_company_id) AS company FROM saga_transactions WHERE status = 'completed'
+    UNION ALL
+    SELECT (SELECT min(third_company_id) FROM saga_transactions
+            WHERE status = 'completed' AND third_company_id > companies.company)
+    FROM companies WHERE company IS NOT NULL)
+SELECT last.* FROM companies CROSS JOIN LATERAL (
+    SELECT {", ".join(column.name for column in SAGA_FIELDS)} FROM saga_transactions
+    WHERE status = 'completed' AND third_company_id = companies.company AND definition = :definition
+      AND deleted_at IS NULL AND dag_id = ANY(:dags) AND coalesce(params->>'dry_run', '') != 'true'
+      AND end_time IS NOT NULL
+    ORDER BY end_time DESC LIMIT 1) last
+ORDER BY last.end_time DESC
+""")  # noqa: S608 - names of columns
 INBOX = text("""
 SELECT count(*) FILTER (WHERE status = 'pending') AS pending,
        count(*) FILTER (WHERE status = 'claimed') AS claimed,
@@ -93,9 +132,24 @@ def schema_revision(connection: Connection) -> str | None:
     return revision
 
 
-def counts(connection: Connection, *, dags: Collection[str], since: datetime | None = None) -> list[Any]:
-    """Rows (definition, status, count)."""
+def counts(connection: Connection, *, dags: Collection[str], since: datetime) -> list[Any]:
+    """Rows (definition, status, count) of the sagas made since then."""
     return list(connection.execute(COUNTS, {"dags": list(dags), "since": since}))
+
+
+def open_counts(connection: Connection, *, dags: Collection[str]) -> list[Any]:
+    """Rows (definition, status, count) of the sagas that have not ended, however old."""
+    return list(connection.execute(OPEN_COUNTS, {"dags": list(dags), "open": list(OPEN)}))
+
+
+def calls(connection: Connection, *, dags: Collection[str], since: datetime) -> list[Any]:
+    """Rows (definition, path, calls): calls of DingTalk, as the steps that began since then report them."""
+    return list(connection.execute(CALLS, {"dags": list(dags), "since": since}))
+
+
+def call_totals(connection: Connection, *, dags: Collection[str], since: datetime) -> list[Any]:
+    """Rows (definition, throttled, wps_calls) of the steps that began since then; None where none said so."""
+    return list(connection.execute(TOTALS, {"dags": list(dags), "since": since}))
 
 
 def steps(connection: Connection, *, dags: Collection[str], since: datetime) -> list[Any]:
@@ -147,19 +201,10 @@ def oldest(
     return None if row is None else saga_of(row)
 
 
-def last_completed(connection: Connection, *, dags: Collection[str], definition: str) -> SagaRecord | None:
-    """The saga of this definition that completed last; a dry run counts for nothing."""
-    statement = (
-        select(*SAGA_FIELDS)
-        .where(
-            saga_transactions.c.deleted_at.is_(None),
-            saga_transactions.c.dag_id.in_(list(dags)),
-            saga_transactions.c.definition == definition,
-            saga_transactions.c.status == SagaStatus.COMPLETED.value,
-            func.coalesce(saga_transactions.c.params["dry_run"].astext, "") != "true",
-        )
-        .order_by(saga_transactions.c.end_time.desc())
-        .limit(1)
-    )
-    row = connection.execute(statement).first()
-    return None if row is None else saga_of(row)
+def last_completed(connection: Connection, *, dags: Collection[str], definition: str) -> list[SagaRecord]:
+    """Of each company the saga of this definition that completed last, the newest first.
+
+    A dry run counts for nothing.
+    """
+    values = {"dags": list(dags), "definition": definition}
+    return [saga_of(row) for row in connection.execute(LAST_COMPLETED, values)]
