@@ -74,6 +74,13 @@ def test_each_limit_holds_for_a_subtree_up_to_its_edge(name, number, is_breach):
     assert [(each.number, each.within) for each in found] == ([(31, "市场部 (200)")] if is_breach else [])
 
 
+@pytest.mark.parametrize("did", ["", "1"])
+def test_the_root_and_what_hangs_nowhere_are_no_subtrees(did):
+    texts = dict.fromkeys(DEFAULTS, "none") | {"subtree_users_removed": "0 0% 0"}
+    subtree = Subtree(did, None, counts(users_removed=1))
+    assert breaches(plan(), (subtree,), limits=Limits().changed(texts, where="test")) == ()
+
+
 def test_of_many_breaches_the_first_are_named_and_the_others_counted():
     texts = dict.fromkeys(DEFAULTS, "0 0% 0")
     found = breaches(plan(**dict.fromkeys(NAMES, 2)), (), limits=Limits().changed(texts, where="test"))

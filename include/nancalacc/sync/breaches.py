@@ -6,9 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from nancalacc.limits import DEFAULTS, SUBTREE, Limits
+from nancalacc.sync.mapping import ROOT_DID
 from nancalacc.sync.plan import Counts, Plan, Subtree
 
 NAMED = 5
+NO_SUBTREES = frozenset({"", ROOT_DID})
+"""What hangs nowhere, and the root itself: for these only the limits of the whole hold."""
 WPS_THRESHOLDS = {"users": 200, "departments": 20, "memberships": 1}
 """Deletions above which WPS stops a job without telling us, by default [wps 3.1]."""
 
@@ -36,7 +39,8 @@ def breaches(plan: Plan, subtrees: Iterable[Subtree], *, limits: Limits) -> tupl
     """Every limit that the plan exceeds: those of the whole first, then those of each subtree."""
     found = list(_exceeded(plan.counts, limits=limits))
     for subtree in subtrees:
-        # What hangs nowhere, or lies in the root itself, is no subtree.
+        if subtree.did in NO_SUBTREES:
+            continue
         within = f"{subtree.name or 'department'} ({subtree.did})"
         found += _exceeded(subtree.counts, limits=limits, within=within)
     return tuple(found)

@@ -49,7 +49,12 @@ def notify_wps(ctx: StepContext) -> Mapping[str, Any]:
         publish.insert_root(connection, snapshot=snapshot, company_name=company.wps.company_name)
     calls = asyncio.run(_publish(ctx, company, snapshot, collect_cost_ms=int(fetched["collect_cost_ms"])))
     services: SyncServices = ctx.services
-    return {"task_id": snapshot.task_id, "calls": calls, "accepted_at": services.now().isoformat()}
+    return {
+        "task_id": snapshot.task_id,
+        "plan": plan and plan.hash,
+        "calls": calls,
+        "accepted_at": services.now().isoformat(),
+    }
 
 
 def _guard_snapshot(ctx: StepContext, snapshot: Snapshot, fetched: Mapping[str, Any]) -> None:

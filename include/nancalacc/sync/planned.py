@@ -25,6 +25,8 @@ from nancalacc.sync.staging import Fetch
 
 log = logging.getLogger(__name__)
 
+MOST_RECORDED = 20
+
 
 @dataclass(frozen=True, slots=True)
 class Judged:
@@ -33,6 +35,11 @@ class Judged:
     plan: Plan
     breaches: tuple[Breach, ...]
     is_approved: bool
+
+    @property
+    def beyond(self) -> list[str]:
+        """The first breaches, for an event."""
+        return [str(each) for each in self.breaches[:MOST_RECORDED]]
 
 
 def plan_changes(look: Looking) -> Question | None:
@@ -60,7 +67,7 @@ def plan_changes(look: Looking) -> Question | None:
         EventType.CHECKPOINT_PASSED,
         {
             **plan.as_data(),
-            "beyond": [str(each) for each in judged.breaches],
+            "beyond": judged.beyond,
             "allow_mass_delete": company.params.allow_mass_delete,
             "approved": judged.is_approved,
         },
@@ -75,7 +82,7 @@ def _asked(look: Looking, company: Company, judged: Judged) -> Question:
         raise _stopped(judged, company)
     look.event(
         EventType.APPROVAL_REQUESTED,
-        {**plan.as_data(), "beyond": [str(each) for each in judged.breaches]},
+        {**plan.as_data(), "beyond": judged.beyond},
     )
     return Question(
         key=plan.hash,
