@@ -50,8 +50,7 @@ class AskingOperator(HITLOperator):
 
     def execute(self, context: Any) -> None:
         """Check, and wait if a person must decide."""
-        of_run = {name: value for name, value in context["params"].items() if name not in self.params}
-        question = self._ask({**context, "params": of_run})
+        question = self._ask(self._without_form(context))
         if question is None:
             return
         self.subject, self.body = question.subject, question.body
@@ -69,7 +68,7 @@ class AskingOperator(HITLOperator):
         answer = super().execute_complete(context, event)
         by = answer["responded_by_user"]
         self._decide(
-            context,
+            self._without_form(context),
             key,
             Answer(
                 is_approved=answer["chosen_options"] == [ApprovalOperator.APPROVE],
@@ -77,6 +76,11 @@ class AskingOperator(HITLOperator):
                 reason=str(answer["params_input"].get(REASON) or "")[:REASON_LENGTH],
             ),
         )
+
+    def _without_form(self, context: Any) -> dict[str, Any]:
+        """The context without the form's fields, which Airflow puts among the parameters of the run."""
+        of_run = {name: value for name, value in context["params"].items() if name not in self.params}
+        return {**context, "params": of_run}
 
     def _require_shown(self, context: Any, question: Question) -> None:
         """Raise GuardError unless Airflow shows this question.

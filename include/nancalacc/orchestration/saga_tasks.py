@@ -142,9 +142,10 @@ def _checkpoint_task(
 
     def ask(context: Any) -> Question | None:
         from nancalacc.orchestration.hooks import open_coordinator
+        from nancalacc.orchestration.incidents import tell_incidents
 
         with open_coordinator() as coordinator:
-            return coordinator.check(
+            question = coordinator.check(
                 definition,
                 _start(coordinator, definition, context),
                 checkpoint.name,
@@ -152,6 +153,9 @@ def _checkpoint_task(
                 params=run_params(context),
                 run=_run_view(definition, context),
             )
+        if question is not None:
+            tell_incidents()
+        return question
 
     def decide(context: Any, key: str, answer: Answer) -> None:
         from nancalacc.orchestration.hooks import open_coordinator

@@ -72,6 +72,19 @@ WHERE t.status = ANY(:open) AND t.dag_id IS NOT NULL AND t.deleted_at IS NULL
   AND NOT EXISTS (SELECT 1 FROM incidents i WHERE i.key = 'stuck:' || t.transaction_id || ':' || t.epoch)
 ORDER BY t.id LIMIT {MOST_AT_ONCE}
 """)  # noqa: S608 - constants
+WAITING = text(f"""
+SELECT t.transaction_id, t.epoch, t.definition, t.dag_id, t.run_id, t.third_company_id, t.task_id,
+       asked.event_data->>'checkpoint' AS checkpoint, asked.event_data->'beyond' AS beyond
+FROM saga_transactions t
+JOIN LATERAL (
+    SELECT e.event_type, e.event_data FROM saga_events e
+    WHERE e.transaction_id = t.transaction_id AND e.event_data->>'epoch' = t.epoch::text
+      AND e.event_type IN ('approval_requested', 'approved', 'rejected')
+    ORDER BY e.id DESC LIMIT 1) asked ON asked.event_type = 'approval_requested'
+WHERE t.status = 'in_progress' AND t.dag_id IS NOT NULL AND t.deleted_at IS NULL
+  AND NOT EXISTS (SELECT 1 FROM incidents i WHERE i.key = 'approval:' || t.transaction_id || ':' || t.epoch)
+ORDER BY t.id LIMIT {MOST_AT_ONCE}
+""")  # noqa: S608 - constants
 UNTOLD_EVENTS = text("""
 SELECT id, event_type, error FROM dingtalk_events
 WHERE status = 'dead' AND incident_id IS NULL ORDER BY id LIMIT 1000 FOR UPDATE SKIP LOCKED
@@ -119,6 +132,7 @@ def find(connection: Connection) -> int:
     """Record what has happened and was not recorded yet; returns the number of new incidents."""
     found = _record(connection, IncidentKind.ROLLBACK, connection.execute(ROLLBACKS))
     found += _record(connection, IncidentKind.STUCK, connection.execute(STUCK, {"open": OPEN}))
+    found += _record(connection, IncidentKind.APPROVAL, connection.execute(WAITING))
     events = connection.execute(UNTOLD_EVENTS).all()
     if events:
         incident = _dead_events(connection, events)

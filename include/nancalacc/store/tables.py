@@ -650,10 +650,11 @@ plan_decisions = Table(
 
 
 class IncidentKind(StrEnum):
-    """What people are told about: a saga undone, a saga that does not get on, events given up."""
+    """What people are told about: a saga undone, one that does not get on or waits for them, dead events."""
 
     ROLLBACK = "rollback"
     STUCK = "stuck"
+    APPROVAL = "approval"
     DEAD_EVENTS = "dead_events"
 
 

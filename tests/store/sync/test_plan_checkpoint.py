@@ -6,11 +6,14 @@ import pytest
 
 from nancalacc.errors import BusyError, FencedError, GuardError, IllegalTransitionError
 from nancalacc.limits import DEFAULTS
+from nancalacc.orchestration.incident_messages import message_of
 from nancalacc.saga.checkpoint import Answer, Question
 from nancalacc.saga.coordinator import RunView
 from nancalacc.saga.report import explain
 from nancalacc.saga.state import SagaStatus
 from nancalacc.sandbox.organisation import Placement, User
+from nancalacc.store import incidents
+from nancalacc.store.tables import IncidentKind
 from nancalacc.sync.company import FETCH, PLAN
 from nancalacc.sync.full import FULL_SYNC
 
@@ -218,6 +221,26 @@ class TestApproval:
             assert secret not in question.body
         [(_, requested)] = [event for event in asking.events if event[0] == "approval_requested"]
         assert requested["hash"] == question.key
+        cancel(asking)
+
+    def test_people_are_told_of_it_once(self, asking):
+        assert check(asking) is not None
+        with asking.sync.database.transaction() as connection:
+            assert incidents.find(connection) == 1
+            assert incidents.find(connection) == 0
+        with asking.sync.database.transaction() as connection:
+            incident = incidents.take(connection)
+        assert incident.kind is IncidentKind.APPROVAL
+        message = message_of(incident, console="https://airflow.example/console")
+        assert message.title == "nancalacc: full_sync waits for somebody to approve it"
+        assert "3 of 31 users would be removed, the limit is 2" in message.text
+        assert "plan_changes" in message.text
+        cancel(asking)
+
+    def test_nobody_is_told_of_what_is_decided(self, asking):
+        decide(asking, check(asking), YES)
+        with asking.sync.database.transaction() as connection:
+            assert incidents.find(connection) == 0
         cancel(asking)
 
     def test_an_approved_plan_is_published_and_the_events_say_by_whom(self, asking):
