@@ -64,12 +64,10 @@ def prunings(retention: Retention) -> Mapping[str, Prune]:
         },
         **{
             table.name: partial(staging, table=table, days=retention.plans_days)
-            for table in (plan_changes, plan_subtrees)
+            for table in (plan_changes, plan_subtrees, sync_plans)
         },
-        **{
-            table.name: partial(staging, table=table, days=retention.sagas_days)
-            for table in (sync_plans, plan_decisions)
-        },
+        # Who decided what stays; with what they decided about go the names of people in it.
+        plan_decisions.name: partial(staging, table=plan_decisions, days=retention.sagas_days),
         "saga events": partial(events, days=retention.events_days),
         "inbox events": partial(inbox, days=retention.inbox_days),
         "sagas": partial(sagas, days=retention.sagas_days),
