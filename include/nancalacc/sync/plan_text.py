@@ -49,7 +49,8 @@ def question_body(plan: Plan, breaches: Sequence[Breach], *, transaction_id: str
     for kind, sort in (("departments", "removed"), ("users", "removed"), ("users", "disabled")):
         named = [each for each in plan.examples if (each["kind"], each["sort"]) == (kind, sort)]
         if named:
-            lines.append(f"- {kind} {sort}: {', '.join(_plain(_named(each)) for each in named)} …")
+            more = " …" if plan.counts[kind][sort] > len(named) else ""
+            lines.append(f"- {kind} {sort}: {', '.join(_plain(_named(each)) for each in named)}{more}")
     if beyond := beyond_wps(plan.counts):
         lines += ["", _plain(wps_warning(beyond))]
     lines += [
