@@ -182,6 +182,8 @@ def test_no_value_but_names_and_departments_is_written_down(planning):
     changed = organisation()
     secret = "geheim"
     changed.users[0] = person("a", "110", email=secret, title=secret, phone=secret, work_place=secret)
+    # As with account_source email or mobile.
+    changed.users[1] = replace(person("b", "110"), account=secret, account_key=secret)
     changed.users.append(person("new", email=secret, avatar=secret, phone=secret))
     plan = planning.plan(changed)
     for table in ("plan_changes", "sync_plans", "plan_subtrees"):
