@@ -1,6 +1,5 @@
 """The plan of a sync as a person meets it: in the console, and as a request in Airflow."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -68,12 +67,14 @@ def test_a_plan_is_approved_in_airflow(opened: Opened, company: Company, picture
     expect(page.locator("body")).to_contain_text("2 of 6 users would be removed", timeout=60_000)
     expect(page.locator("body")).to_contain_text("员工5")
     picture("airflow-approval", full_page=False)
-    page.get_by_label(re.compile("Reason")).first.fill("They left")
-    page.get_by_role("button", name="Approve").click()
+    page.locator("[name=element_reason]").fill("They left")
+    page.get_by_role("button", name="Approve", exact=True).click()
 
     assert company.wait(run_id) == "success"
     comparison = company.compare()
     assert comparison.equal, comparison.differences
     approved = company.rows("SELECT event_data FROM saga_events WHERE event_type = 'approved'")
-    assert [row["event_data"]["user"] for row in approved] == ["admin"]
+    assert [(row["event_data"]["user"], row["event_data"]["reason"]) for row in approved] == [
+        ("admin", "They left")
+    ]
     forget_airflows_complaints(opened)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nancalacc.sync.breaches import NAMED, Breach, beyond_wps, wps_warning
+from nancalacc.sync.known import KNOWN
 from nancalacc.sync.plan import SORTS, Plan
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~&:/@])")
@@ -24,7 +25,8 @@ def summary_lines(plan: Plan) -> Iterator[str]:
         yield f"plan {short(plan)}: nothing changes"
         return
     yield f"plan {short(plan)}"
-    for kind, counts in plan.counts.items():
+    for kind in KNOWN:
+        counts = plan.counts[kind]
         parts = [f"{counts[sort]} {sort}" for sort in SORTS if counts[sort]]
         if not parts:
             continue
@@ -43,7 +45,8 @@ def question_body(plan: Plan, breaches: Sequence[Breach], *, transaction_id: str
     if len(breaches) > 2 * NAMED:
         lines.append(f"- and {len(breaches) - 2 * NAMED} more")
     lines += ["", f"| | known | {' | '.join(SORTS)} |", f"|---|{'---|' * (len(SORTS) + 1)}"]
-    for kind, counts in plan.counts.items():
+    for kind in KNOWN:
+        counts = plan.counts[kind]
         lines.append(f"| {kind} | {counts['known']} | {' | '.join(str(counts[sort]) for sort in SORTS)} |")
     lines.append("")
     for kind, sort in (("departments", "removed"), ("users", "removed"), ("users", "disabled")):
