@@ -75,7 +75,8 @@ def stack_sandbox(stack_database_url: str) -> Iterator[Sandbox]:
 def stack_connections(sandbox: Sandbox) -> dict[str, str]:
     """Pairs of connections: a good one, one of a second company, and ones that are wrong.
 
-    Each WPS connection is of a company of its own, so that their runs do not refuse each other.
+    Each WPS connection is of a company of its own, so that their runs do not refuse each other; but
+    those that ask before they remove two people are the first one's.
     """
     dingtalk, wps = sandbox.dingtalk_connection, sandbox.wps_connection
     nowhere = f"http://127.0.0.1:{free_port()}"
@@ -87,6 +88,8 @@ def stack_connections(sandbox: Sandbox) -> dict[str, str]:
     }
     companies = {
         "default": wps,
+        "asking": _with(wps, approval=True, limits={"users_removed": "1 100% 0"}),
+        "hasty": _with(wps, approval=True, approval_seconds=1, limits={"users_removed": "1 100% 0"}),
         "second": _of_company(wps, "second"),
         "wrong_secret": _of_company(replace(wps, password="wrong"), "third"),
         "away": _of_company(replace(wps, host=nowhere), "fourth"),
@@ -98,9 +101,12 @@ def stack_connections(sandbox: Sandbox) -> dict[str, str]:
     }
 
 
+def _with(connection: ConnectionInfo, **extra: object) -> ConnectionInfo:
+    return replace(connection, extra={**connection.extra, **extra})
+
+
 def _of_company(connection: ConnectionInfo, company: str) -> ConnectionInfo:
-    own = {"third_company_id": company, "company_id": f"{company}-wps"}
-    return replace(connection, extra={**connection.extra, **own})
+    return _with(connection, third_company_id=company, company_id=f"{company}-wps")
 
 
 @pytest.fixture(scope="session")

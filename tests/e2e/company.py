@@ -33,7 +33,8 @@ OWN_TABLES = (
     "saga_transactions, saga_steps, saga_events, company_locks, staged_departments, staged_users,"
     " staged_memberships, staged_evidence, staged_conflicts, known_departments, known_users,"
     " known_memberships, known_scopes, conflicts, tb_company_cfg,"
-    " tb_las_department, tb_las_user, tb_las_department_user, task"
+    " tb_las_department, tb_las_user, tb_las_department_user, task, sync_plans, plan_changes, plan_subtrees,"
+    " plan_decisions"
 )
 SNAPSHOT_TABLES = ("tb_las_department", "tb_las_user", "tb_las_department_user")
 WORKER_SECONDS = 30.0

@@ -102,7 +102,7 @@ class TracedDatabase(Database):
 def traced(definition: SagaDefinition, trace: Trace, *, fails: str = "") -> SagaDefinition:
     """The same saga with boundaries around its actions and compensations; step `fails` fails for good."""
     steps = tuple(_traced(step, trace, fails=step.name == fails) for step in definition)
-    return SagaDefinition(definition.name, steps)
+    return replace(definition, steps=steps)
 
 
 def _traced(step: Step, trace: Trace, *, fails: bool) -> Step:

@@ -57,6 +57,15 @@ def _stuck(facts: Mapping[str, Any]) -> tuple[str, Iterable[str]]:
     ]
 
 
+def _approval(facts: Mapping[str, Any]) -> tuple[str, Iterable[str]]:
+    return f"nancalacc: {facts['definition']} waits for somebody to approve it", [
+        _saga(facts),
+        f"**Beyond the limits:** {_quoted('; '.join(facts['beyond'] or ()))}",
+        f"Task {facts['checkpoint']} asks in Airflow, under Required Actions: approve or reject. No answer in"
+        " time is a no.",
+    ]
+
+
 def _dead_events(facts: Mapping[str, Any]) -> tuple[str, Iterable[str]]:
     count = facts["count"]
     events = "1 event" if count == 1 else f"{count} events"
@@ -71,6 +80,7 @@ def _dead_events(facts: Mapping[str, Any]) -> tuple[str, Iterable[str]]:
 _TOLD = {
     IncidentKind.ROLLBACK: _rollback,
     IncidentKind.STUCK: _stuck,
+    IncidentKind.APPROVAL: _approval,
     IncidentKind.DEAD_EVENTS: _dead_events,
 }
 

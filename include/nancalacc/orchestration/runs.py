@@ -40,4 +40,5 @@ def run_view(definition: SagaDefinition, context: Mapping[str, Any]) -> RunView:
         closed=states.get(SETTLE) in FINISHED and states.get(OUTCOME) in FINISHED,
         started=context["dag_run"].start_date,
         green=frozenset(step.name for step in definition if states.get(step.name) == "success"),
+        failed=frozenset(each.name for each in definition.checkpoints if states.get(each.name) == "failed"),
     )

@@ -2,8 +2,8 @@
 
 Knows nothing of what a saga does: a second saga is a second definition.
 
-    step → … → step
-    every step → settle_saga (branch) → compensation.* in reverse → saga_outcome
+    step → … → step, with a checkpoint between some of them
+    every step and checkpoint → settle_saga (branch) → compensation.* in reverse → saga_outcome
 
 A gate is a task before the first step that may skip the run: then there is no saga at all.
 """
@@ -11,7 +11,7 @@ A gate is a task before the first step that may skip the run: then there is no s
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -19,9 +19,11 @@ from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule, TaskGroup,
 from airflow.sdk.exceptions import AirflowFailException
 
 from nancalacc.errors import BusyError, FatalError, NancalaccError, TransientError
+from nancalacc.orchestration.asking import AskingOperator
 from nancalacc.orchestration.callbacks import step_failed
-from nancalacc.orchestration.runs import OUTCOME, SETTLE, run_view, start_saga, task_states
+from nancalacc.orchestration.runs import OUTCOME, SETTLE, run_params, run_view, start_saga, task_states
 from nancalacc.orchestration.steps import ServicesOf, StepOperator
+from nancalacc.saga.checkpoint import Answer, Checkpoint, Question
 from nancalacc.saga.coordinator import Coordinator, Verdict
 from nancalacc.saga.definition import SagaDefinition, Step, transaction_id_of
 from nancalacc.saga.report import explain
@@ -51,14 +53,19 @@ def saga_tasks(
     for step in definition:
         for predecessor in step.depends_on:
             steps[predecessor] >> steps[step.name]
+    checkpoints = []
+    for checkpoint in definition.checkpoints:
+        looking = _checkpoint_task(definition, checkpoint, services=services, retrying=retrying)
+        [steps[name] for name in checkpoint.after] >> looking >> [steps[name] for name in checkpoint.before]
+        checkpoints.append(looking)
     gate_id = None if gate is None else gate.task_id
     if gate is not None:
         gate >> [steps[step.name] for step in definition if not step.depends_on]
     settle = _settle_task(definition, retrying=retrying, gate_id=gate_id)
     outcome = _outcome_task(definition, services=services, retrying=retrying, gate_id=gate_id)
-    list(steps.values()) >> settle
+    [*steps.values(), *checkpoints] >> settle
     # Directly downstream of every step, too: "clear only failed tasks" must make it wait for them.
-    [*steps.values(), settle] >> outcome
+    [*steps.values(), *checkpoints, settle] >> outcome
     previous = settle
     with TaskGroup(COMPENSATION, tooltip="Undoes the completed steps in reverse"):
         for step in reversed(definition.steps):
@@ -108,6 +115,59 @@ def _step_task(
         on_failure_callback=step_failed,
         **retrying,
     )
+
+
+def _checkpoint_task(
+    definition: SagaDefinition, checkpoint: Checkpoint, *, services: ServicesOf, retrying: Mapping[str, Any]
+) -> Any:
+    names = {name for after in checkpoint.after for name in (after, *_names(definition.predecessors(after)))}
+    limits = [step.time_limit for step in definition if step.name in names]
+
+    def ask(context: Any) -> Question | None:
+        from nancalacc.orchestration.hooks import open_coordinator
+        from nancalacc.orchestration.incidents import tell_incidents
+
+        with open_coordinator() as coordinator:
+            question = coordinator.check(
+                definition,
+                start_saga(coordinator, definition, context),
+                checkpoint.name,
+                services=services(context),
+                params=run_params(context),
+                run=run_view(definition, context),
+            )
+        if question is not None:
+            tell_incidents()
+        return question
+
+    def decide(context: Any, key: str, answer: Answer) -> None:
+        from nancalacc.orchestration.hooks import open_coordinator
+
+        with open_coordinator() as coordinator:
+            coordinator.decide(
+                definition,
+                start_saga(coordinator, definition, context),
+                checkpoint.name,
+                key=key,
+                answer=answer,
+                services=services(context),
+            )
+
+    return AskingOperator(
+        task_id=checkpoint.name,
+        ask=ask,
+        decide=decide,
+        subject=f"May {definition.name} go on?",
+        doc_md=checkpoint.check.__doc__,
+        retries=5,
+        execution_timeout=sum(limits, checkpoint.time_limit),
+        on_failure_callback=step_failed,
+        **retrying,
+    )
+
+
+def _names(steps: Iterable[Step]) -> list[str]:
+    return [step.name for step in steps]
 
 
 def _settle_task(definition: SagaDefinition, *, retrying: Mapping[str, Any], gate_id: str | None) -> Any:

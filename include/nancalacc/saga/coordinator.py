@@ -28,6 +28,7 @@ from nancalacc.errors import (
 )
 from nancalacc.saga import moves
 from nancalacc.saga import settlement as settlements
+from nancalacc.saga.checkpoint import Answer, Question
 from nancalacc.saga.compensation import Compensation
 from nancalacc.saga.definition import SagaDefinition, Step, transaction_id_of
 from nancalacc.saga.execution import (
@@ -39,6 +40,7 @@ from nancalacc.saga.execution import (
     session_name,
 )
 from nancalacc.saga.heartbeat import HeartBeats
+from nancalacc.saga.look import Look
 from nancalacc.saga.reading import SagaReader
 from nancalacc.saga.records import NOW, SagaRecord, StepRecord
 from nancalacc.saga.settlement import MARKED, RunView, Settlement, Verdict
@@ -219,20 +221,63 @@ class Coordinator(SagaReader):
             stale = moves.skip(locked, name, reason=reason)
         self._terminate(stale)
 
+    # Checkpoints
+
+    def check(
+        self,
+        definition: SagaDefinition,
+        transaction_id: str,
+        name: str,
+        *,
+        services: Any,
+        params: Mapping[str, Any],
+        run: RunView = RunView(),
+    ) -> Question | None:
+        """Pass a checkpoint, and before it run every step it stands behind that is not done.
+
+        Returns what a person must decide before the saga may go on, None when it may. Raises what
+        stops the saga, and what `run_step` raises.
+        """
+        checkpoint = definition.checkpoint(name)
+        for step in checkpoint.after:
+            self.run_step(definition, transaction_id, step, services=services, params=params, run=run)
+        return checkpoint.check(self._look(definition, transaction_id, name, services=services))
+
+    def decide(
+        self,
+        definition: SagaDefinition,
+        transaction_id: str,
+        name: str,
+        *,
+        key: str,
+        answer: Answer,
+        services: Any,
+    ) -> None:
+        """Record the answer to a checkpoint's question; raises what a no means.
+
+        Raises FencedError when the saga has ended meanwhile.
+        """
+        look = self._look(definition, transaction_id, name, services=services)
+        look.checkpoint.decide(look, key, answer)
+
+    def _look(self, definition: SagaDefinition, transaction_id: str, name: str, *, services: Any) -> Look:
+        saga, steps = self._get(transaction_id)
+        return Look(
+            self._storage, checkpoint=definition.checkpoint(name), saga=saga, steps=steps, services=services
+        )
+
     # Failure, settlement, compensation
 
     def fail(self, transaction_id: str, *, step: str, error: str) -> None:
-        """A step has failed for good: request compensation. Siblings still finish.
+        """A step, or a checkpoint, has failed for good: request compensation. Siblings still finish.
 
         Does nothing when the saga is not in progress (any more), or the step is done or in
         progress elsewhere: then it was an overtaken attempt that failed.
         """
         with self._storage.open(transaction_id) as locked:
-            record = locked.steps[step]
-            if (
-                locked.saga.status is SagaStatus.IN_PROGRESS
-                and not record.status.done
-                and not self._is_alive(record)
+            record = locked.steps.get(step)
+            if locked.saga.status is SagaStatus.IN_PROGRESS and (
+                record is None or not (record.status.done or self._is_alive(record))
             ):
                 moves.fail(locked, step=step, error=error)
 

@@ -40,12 +40,14 @@ class RunView:
 
     `closed`: the tasks that settle and conclude the run have ended and will not run again.
     `green`: steps whose task counts as successful there, whoever made it so.
+    `failed`: checkpoints whose task counts as failed there, whoever made it so.
     `started`: when the run last started (aware), None when that is not known.
     """
 
     closed: bool = False
     started: datetime | None = None
     green: frozenset[str] = field(default_factory=frozenset)
+    failed: frozenset[str] = field(default_factory=frozenset)
 
 
 IsAlive = Callable[[StepRecord], bool]
@@ -76,6 +78,10 @@ def settle(
         if moves.past_pivot(definition, locked.steps):
             moves.fail_if_open(locked)
             return Settlement(Verdict.FORWARD), stale
+        for checkpoint in definition.checkpoints:
+            # A process that was killed, or whose task was marked, said nothing itself.
+            if checkpoint.name in run.failed and locked.saga.status is SagaStatus.IN_PROGRESS:
+                moves.fail(locked, step=checkpoint.name, error="Its task failed; its log says why")
         stale += moves.start_compensation(locked)
     first = moves.first_to_compensate(definition, locked)
     return Settlement(Verdict.COMPENSATE, first=first), stale

@@ -99,6 +99,19 @@ WHERE i.kind = 'rollback' AND i.part_of IS NULL AND i.transaction_id != :transac
         AND t.third_company_id IS NOT DISTINCT FROM CAST(:third_company_id AS text))
 ORDER BY i.id DESC LIMIT 1
 """)  # noqa: S608 - constants
+WAITING = text(f"""
+SELECT t.transaction_id, t.epoch, t.definition, t.dag_id, t.run_id, t.third_company_id, t.task_id,
+       asked.event_data->>'checkpoint' AS checkpoint, asked.event_data->'beyond' AS beyond
+FROM saga_transactions t
+JOIN LATERAL (
+    SELECT e.event_type, e.event_data FROM saga_events e
+    WHERE e.transaction_id = t.transaction_id AND e.event_data->>'epoch' = t.epoch::text
+      AND e.event_type IN ('approval_requested', 'approved', 'rejected')
+    ORDER BY e.id DESC LIMIT 1) asked ON asked.event_type = 'approval_requested'
+WHERE t.status = 'in_progress' AND t.dag_id IS NOT NULL AND t.deleted_at IS NULL
+  AND NOT EXISTS (SELECT 1 FROM incidents i WHERE i.key = 'approval:' || t.transaction_id || ':' || t.epoch)
+ORDER BY t.id LIMIT {MOST_AT_ONCE}
+""")  # noqa: S608 - constants
 UNTOLD_EVENTS = text(f"""
 SELECT id, event_type, error FROM dingtalk_events
 WHERE status = 'dead' AND incident_id IS NULL
@@ -150,6 +163,7 @@ def find(connection: Connection) -> int:
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": FIND_LOCK})
     found = _record(connection, IncidentKind.ROLLBACK, connection.execute(ROLLBACKS))
     found += _record(connection, IncidentKind.STUCK, connection.execute(STUCK, {"open": OPEN}))
+    found += _record(connection, IncidentKind.APPROVAL, connection.execute(WAITING))
     events = connection.execute(UNTOLD_EVENTS).all()
     if events:
         incident = _dead_events(connection, events)

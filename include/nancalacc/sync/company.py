@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from nancalacc.config import DingTalkSettings, WpsSettings
 from nancalacc.errors import GuardError
+from nancalacc.saga.checkpoint import Looking
 from nancalacc.saga.context import CompensationContext, StepContext
 from nancalacc.sync.params import FullSyncParams
 from nancalacc.sync.publish import Snapshot
@@ -17,6 +18,8 @@ VALIDATE, FETCH = "validate_task", "fetch_dingtalk_data"
 SAVE_COMPANY, SAVE_DEPARTMENTS = "save_company_config", "save_departments"
 SAVE_USERS, SAVE_RELATIONS = "save_users", "save_relations"
 NOTIFY, UPDATE_STATUS = "notify_wps", "update_task_status"
+PLAN = "plan_changes"
+"""The checkpoint between the fetch and the saves."""
 SAVES: Mapping[str, str] = MappingProxyType(
     {"departments": SAVE_DEPARTMENTS, "users": SAVE_USERS, "memberships": SAVE_RELATIONS}
 )
@@ -34,7 +37,7 @@ class Company:
     wps: WpsSettings
 
     @classmethod
-    def of(cls, ctx: StepContext | CompensationContext) -> Company:
+    def of(cls, ctx: StepContext | CompensationContext | Looking) -> Company:
         """Read parameters and both connections; raises RefusedError or ConfigurationError."""
         services: SyncServices = ctx.services
         params = FullSyncParams.of(ctx.saga.params)

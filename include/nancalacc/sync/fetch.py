@@ -8,12 +8,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from nancalacc.errors import GuardError, IncompleteAnswerError
+from nancalacc.errors import IncompleteAnswerError
 from nancalacc.saga.context import CompensationContext, StepContext
 from nancalacc.saga.state import EventType
 from nancalacc.sync import conflicts, evidence, known, resolve, resuming, staging
 from nancalacc.sync.company import FETCH, SAVES, Company
-from nancalacc.sync.known import Difference
 from nancalacc.sync.mapping import Mapper
 from nancalacc.sync.reading import Reading
 from nancalacc.sync.scope import FormerScope, check_scope, former_scope
@@ -31,8 +30,7 @@ def fetch_dingtalk_data(ctx: StepContext) -> Mapping[str, Any]:
     """Read the whole organisation into staging and check it against itself and known state.
 
     Goes on from what an earlier attempt has proven, if that was interrupted only a while ago. Raises
-    IncompleteAnswerError when something is missing or contradictory, GuardError when too much of what
-    is known would be deleted.
+    IncompleteAnswerError when something is missing or contradictory.
     """
     company = Company.of(ctx)
     services: SyncServices = ctx.services
@@ -116,7 +114,6 @@ async def _fetch(
     held = conflicts.summary(connection, fetch=fetch, third_company_id=third_company_id)
     unread = known.unread_fields(connection, fetch=fetch, third_company_id=third_company_id)
     _report_rejections(ctx, rejections, rejected=rejected)
-    _guard_deletions(differences, allowed=company.params.allow_mass_delete)
     warnings = warn_about(ctx, proof=proof, held=held, unread=unread, scopes=scopes, former=scope)
     seconds = max(time.monotonic() - started, reading.age_seconds)
     return {
@@ -157,18 +154,6 @@ def _report_rejections(ctx: StepContext, rejections: list[tuple[str, str]], *, r
             rejected.users,
             FETCH,
         )
-
-
-def _guard_deletions(differences: Mapping[str, Difference], *, allowed: bool) -> None:
-    for kind in ("users", "departments"):
-        difference = differences[kind]
-        if difference.is_mass_deletion and not allowed:
-            raise GuardError(
-                f"{difference.removed} of {difference.known} {kind} that are in WPS are missing in DingTalk,"
-                f" more than max({known.LEAST_REMOVALS}, {known.REMOVALS_PER_KNOWN:.0%}):"
-                " nothing is published. If they really are to be deleted, start a run with"
-                " allow_mass_delete = true"
-            )
 
 
 def delete_staging(ctx: CompensationContext) -> None:

@@ -35,8 +35,12 @@ from nancalacc.store.tables import (
     dingtalk_events,
     incidents,
     metadata,
+    plan_changes,
+    plan_decisions,
+    plan_subtrees,
     saga_events,
     saga_transactions,
+    sync_plans,
     tb_las_department,
 )
 from nancalacc.sync.mapping import ROOT_ROW_PID
@@ -58,6 +62,12 @@ def prunings(retention: Retention) -> Mapping[str, Prune]:
             table.name: partial(staging, table=table, days=retention.staging_days)
             for table in staged_tables()
         },
+        **{
+            table.name: partial(staging, table=table, days=retention.plans_days)
+            for table in (plan_changes, plan_subtrees, sync_plans)
+        },
+        # Who decided what stays; with what they decided about go the names of people in it.
+        plan_decisions.name: partial(staging, table=plan_decisions, days=retention.sagas_days),
         "saga events": partial(events, days=retention.events_days),
         "inbox events": partial(inbox, days=retention.inbox_days),
         "sagas": partial(sagas, days=retention.sagas_days),
@@ -105,7 +115,7 @@ def snapshots(connection: Connection, *, keep: int, limit: int = ROWS) -> int:
 
 
 def staging(connection: Connection, *, table: Table, days: int, limit: int = ROWS) -> int:
-    """Staged rows of sagas that ended so long ago, or are gone.
+    """Rows of a staging table, or of plans, of sagas that ended so long ago, or are gone.
 
     Kept: those of open sagas. One that is opened again reads everything anew.
     """

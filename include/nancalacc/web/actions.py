@@ -168,7 +168,8 @@ class Actions:
         """Clear the step's task and all that follow it, in Airflow."""
         wanted = asked.body.step if isinstance(asked.body, schemas.RetryRequest) else None
         step = wanted or retried_step(asked.saga, asked.steps)
-        if step not in {record.name for record in asked.steps}:
+        checkpoints = {checkpoint.name for checkpoint in asked.definition.checkpoints}
+        if step not in checkpoints | {record.name for record in asked.steps}:
             raise HTTPException(409, f"The saga has no step {step}")
         dag_id, run_id = asked.run
         state = await asked.calls.run_state(dag_id, run_id)
@@ -265,7 +266,9 @@ class Actions:
         }
         if asked.body.request_id is not None:
             data["request_id"] = str(asked.body.request_id)
-        step = getattr(asked.body, "step", None)
+        wanted = getattr(asked.body, "step", None)
+        # A checkpoint has no row that an event could belong to.
+        step = wanted if wanted in {record.name for record in asked.steps} else None
         self._desk.store.append(asked.saga.transaction_id, [(EventType.ACTION_REQUESTED, step, data)])
 
 

@@ -20,6 +20,7 @@ from nancalacc.web.desk import Desk
 from nancalacc.web.health_routes import health_router
 from nancalacc.web.inbox_routes import inbox_router
 from nancalacc.web.metrics import metrics_router
+from nancalacc.web.plan_routes import plan_router
 from nancalacc.web.routes import read_router
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ def add_console(app: FastAPI, *, desk: Desk, access: Access) -> None:
     """Add the console's routes to the app; each module of routes has one line here."""
     for router in (
         read_router,
+        plan_router,
         health_router,
         inbox_router,
         conflicts_router,

@@ -24,10 +24,15 @@ with DAG("empty_full_sync", schedule=None):
     for step in FULL_SYNC:
         for predecessor in step.depends_on:
             steps[predecessor] >> steps[step.name]
+    looks = []
+    for checkpoint in FULL_SYNC.checkpoints:
+        look = task(task_id=checkpoint.name, do_xcom_push=False)(nothing)()
+        [steps[name] for name in checkpoint.after] >> look >> [steps[name] for name in checkpoint.before]
+        looks.append(look)
     settled = settle()
     outcome = task(task_id="saga_outcome", trigger_rule=TriggerRule.ALL_DONE, do_xcom_push=False)(nothing)()
-    list(steps.values()) >> settled
-    [*steps.values(), settled] >> outcome
+    [*steps.values(), *looks] >> settled
+    [*steps.values(), *looks, settled] >> outcome
     previous = settled
     with TaskGroup("compensation"):
         for step in reversed(FULL_SYNC.steps):

@@ -190,6 +190,41 @@ def test_staging_of_ended_and_vanished_sagas_goes_and_that_of_open_ones_stays(ta
         assert set(tables.values(f"SELECT transaction_id FROM {table}")) == {*OPEN, "fresh"}
 
 
+PLANNED = ("sync_plans", "plan_changes", "plan_subtrees", "plan_decisions")
+
+
+def plan(tables: Tables, transaction_id: str) -> None:
+    key, values = "transaction_id, epoch, attempt", ":id, 1, 1"
+    for table, columns, row in (
+        (
+            "sync_plans",
+            f"{key}, third_company_id, hash, counts, examples",
+            f"{values}, 'c', 'h', '{{}}', '[]'",
+        ),
+        (
+            "plan_changes",
+            f"{key}, position, kind, action, fields, is_moved, is_disabled, subtree, digest",
+            f"{values}, 1, 'users', 'added', '{{}}', false, false, '', ''",
+        ),
+        ("plan_subtrees", f"{key}, did, counts", f"{values}, '1', '{{}}'"),
+        ("plan_decisions", "transaction_id, plan_hash, is_approved", ":id, 'h', true"),
+    ):
+        tables.execute(f"INSERT INTO {table} ({columns}) VALUES ({row})", id=transaction_id)
+
+
+def test_plans_go_after_a_month_and_what_was_decided_about_them_with_the_sagas(tables: Tables) -> None:
+    for name, days in (("fresh", 20), ("old", 40), ("ancient", 400)):
+        plan(tables, tables.saga(name, days=days))
+    for status in OPEN:
+        plan(tables, tables.saga(status, status=status, days=400))
+    plan(tables, "vanished")
+    tables.maintain()
+    kept = {name: {"fresh", *OPEN} for name in PLANNED}
+    kept["plan_decisions"] |= {"old"}
+    for table in PLANNED:
+        assert set(tables.values(f"SELECT transaction_id FROM {table}")) == kept[table], table
+
+
 # Events and sagas
 
 

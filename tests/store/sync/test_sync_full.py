@@ -20,6 +20,7 @@ from nancalacc.sandbox.organisation import Placement, User, demo_organisation
 
 SHARED = ("tb_company_cfg", "tb_las_department", "tb_las_user", "tb_las_department_user", "task")
 STAGED = ("staged_departments", "staged_users", "staged_memberships")
+PLANS = ("sync_plans", "plan_changes", "plan_subtrees")
 FIRST_TASK_ID = "20240502023000"
 
 
@@ -543,6 +544,14 @@ class TestUnreadFields:
 class TestSecrets:
     def test_no_phone_number_is_anywhere_in_the_database(self, sync):
         sync.complete()
-        for table in (*SHARED, *STAGED, "known_users", "saga_transactions", "saga_steps", "saga_events"):
+        for table in (
+            *SHARED,
+            *STAGED,
+            *PLANS,
+            "known_users",
+            "saga_transactions",
+            "saga_steps",
+            "saga_events",
+        ):
             for row in sync.rows(f"SELECT t::text FROM {table} t"):
                 assert "199000000" not in row[0]

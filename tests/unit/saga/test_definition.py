@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from nancalacc.errors import ConfigurationError
+from nancalacc.saga.checkpoint import Checkpoint
 from nancalacc.saga.definition import SagaDefinition, Step, StepKind, step_id_of, transaction_id_of
 
 
@@ -32,6 +33,38 @@ PIVOT, RETRIABLE = StepKind.PIVOT, StepKind.RETRIABLE
 def test_a_definition_that_contradicts_itself_is_refused(steps: tuple[Step, ...], complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=complaint):
         SagaDefinition("toy", steps)
+
+
+def checkpoint(name: str, after: tuple[str, ...], before: tuple[str, ...]) -> Checkpoint:
+    return Checkpoint(name, lambda look: None, lambda look, key, answer: None, after=after, before=before)
+
+
+@pytest.mark.parametrize(
+    "checkpoints, complaint",
+    [
+        ((checkpoint("", ("a",), ("b",)),), "1 to 64 characters"),
+        ((checkpoint("x" * 65, ("a",), ("b",)),), "1 to 64 characters"),
+        ((checkpoint("a", ("a",), ("b",)),), "no other's"),
+        ((checkpoint("x", ("a",), ("b",)), checkpoint("x", ("a",), ("b",))), "no other's"),
+        ((checkpoint("x", (), ("b",)),), "between two steps"),
+        ((checkpoint("x", ("a",), ()),), "between two steps"),
+        ((checkpoint("x", ("c",), ("b",)),), "'b' must depend on everything .*: c"),
+        ((checkpoint("x", ("a",), ("nowhere",)),), "no step 'nowhere'"),
+    ],
+)
+def test_a_checkpoint_that_stands_nowhere_is_refused(
+    checkpoints: tuple[Checkpoint, ...], complaint: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=complaint):
+        SagaDefinition("toy", (step("a"), step("b", "a"), step("c", "a")), checkpoints)
+
+
+def test_a_checkpoint_is_found_by_its_name() -> None:
+    stands = checkpoint("x", ("a",), ("b",))
+    definition = SagaDefinition("toy", (step("a"), step("b", "a")), (stands,))
+    assert definition.checkpoint("x") is stands
+    with pytest.raises(ConfigurationError, match="no checkpoint 'y'"):
+        definition.checkpoint("y")
 
 
 def test_the_longest_step_name_gives_a_step_id_that_fits_the_column() -> None:

@@ -10,13 +10,14 @@ import { setClock } from "./format.js";
 import * as actions from "./panels/actions.js";
 import * as head from "./panels/head.js";
 import * as parameters from "./panels/parameters.js";
+import * as plan from "./panels/plan.js";
 import * as rows from "./panels/rows.js";
 import * as steps from "./panels/steps.js";
 import * as trail from "./panels/trail.js";
 import * as trouble from "./panels/trouble.js";
 import { t } from "./texts.js";
 
-const PANELS = [head, trouble, actions, steps, rows, trail, parameters];
+const PANELS = [head, trouble, actions, steps, plan, rows, trail, parameters];
 
 export function detailView(main, state, go) {
   const embedded = state.embedded === "1";

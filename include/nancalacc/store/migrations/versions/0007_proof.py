@@ -1,7 +1,7 @@
 """What proves a fetch complete, the scope it was read with, and what is held back because of conflicts.
 
 Revision ID: 0007
-Revises: 0005
+Revises: 0006
 """
 
 import sqlalchemy as sa
@@ -9,7 +9,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "0007"
-down_revision = "0005"
+down_revision = "0006"
 
 UTC_NOW = sa.text("timezone('utc', clock_timestamp())")
 

@@ -59,14 +59,17 @@ function row(event) {
 
 function toneOf(type) {
   if (BAD.includes(type)) return "severe";
-  if (type === "action_requested") return "by-person";
+  if (["action_requested", "approval_requested", "approved", "rejected"].includes(type)) return "by-person";
   if (type.startsWith("compensation")) return "going-back";
   return type.endsWith("completed") ? "well" : "";
 }
 
 function told(event) {
   const { epoch: _, ...data } = event.event_data ?? {};
-  if (data.user) return [`${data.action} — ${t("byPerson", { user: data.user, reason: data.reason })}`, data.result].filter(Boolean).join(" · ");
+  if (data.user) {
+    const what = data.action ?? (data.hash ? t("planOf", { hash: data.hash.slice(0, 12) }) : "");
+    return [`${what} — ${t("byPerson", { user: data.user, reason: data.reason })}`, data.result].filter(Boolean).join(" · ");
+  }
   const parts = [];
   for (const [key, value] of Object.entries(data)) {
     if (value === null || value === "" || (key === "attempt" && value === 1) || key === "kinds") continue;
