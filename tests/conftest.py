@@ -115,6 +115,7 @@ def stack(
             "NANCALACC_METRICS_TOKEN": "scrape-token-of-the-tests",
             "NANCALACC_RECOVERY_SCHEDULE": "none",
             "NANCALACC_MAINTENANCE_SCHEDULE": "none",
+            "NANCALACC_RECONCILE_SCHEDULE": "none",
             "NANCALACC_HEARTBEAT_SECONDS": "1",
             "NANCALACC_STALE_SECONDS": "6",
             "NANCALACC_LOCK_WAIT_SECONDS": "30",

@@ -571,3 +571,79 @@ staged_increments = Table(
     Column("row_id", BigInteger),
     Column("is_settled", Boolean, nullable=False, server_default=text("false")),
 )
+
+verifications = Table(
+    "verifications",
+    metadata,
+    _id(),
+    _required("third_company_id", 20),
+    _optional("transaction_id", 64),
+    _optional("task_id", 20),
+    _required("dag_id", 250),
+    _required("run_id", 250),
+    _required("verdict", 20),
+    Column("message", Text, nullable=False, server_default=""),
+    Column("counts", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("looks", Integer, nullable=False, server_default="0"),
+    Column("queued", Integer, nullable=False, server_default="0"),
+    Column("started_at", MOMENT, nullable=False, server_default=UTC_NOW),
+    Column("ended_at", MOMENT),
+    Index("verifications_idx_company", "third_company_id", "id"),
+    Index("verifications_idx_transaction", "transaction_id"),
+)
+
+verification_differences = Table(
+    "verification_differences",
+    metadata,
+    _id(),
+    Column(
+        "verification_id",
+        BigInteger,
+        ForeignKey("verifications.id", ondelete="CASCADE"),
+        nullable=False,
+    ),
+    _required("kind", 20),
+    _required("key", 255),
+    _optional("did", 255),
+    _required("what", 20),
+    _optional("fields", 100),
+    Index("verification_differences_idx_verification", "verification_id"),
+)
+
+
+def _shown() -> list[Column[Any]]:
+    """What WPS shows, of one look at its directory; deleted when the look is over."""
+    return [Column("verification_id", BigInteger, nullable=False), _required("wps_id", 255)]
+
+
+directory_departments = Table(
+    "directory_departments",
+    metadata,
+    *_shown(),
+    _optional("parent_wps_id", 255),
+    _optional("did", 255),
+    _optional("name", 255),
+    _optional("name_key", 255),
+    Index("directory_departments_idx_verification", "verification_id"),
+)
+
+directory_users = Table(
+    "directory_users",
+    metadata,
+    *_shown(),
+    _optional("uid", 255),
+    _optional("uid_key", 255),
+    _optional("account", 255),
+    _optional("account_key", 255),
+    _optional("nick_name", 255),
+    Column("has_places", Boolean, nullable=False),
+    Index("directory_users_idx_verification", "verification_id"),
+)
+
+directory_memberships = Table(
+    "directory_memberships",
+    metadata,
+    *_shown(),
+    _required("wps_dept_id", 255),
+    Index("directory_memberships_idx_verification", "verification_id"),
+)

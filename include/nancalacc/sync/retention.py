@@ -37,6 +37,7 @@ from nancalacc.store.tables import (
     saga_events,
     saga_transactions,
     tb_las_department,
+    verifications,
 )
 from nancalacc.sync.mapping import ROOT_ROW_PID
 from nancalacc.sync.publish import FINAL
@@ -58,6 +59,7 @@ def prunings(retention: Retention) -> Mapping[str, Prune]:
             for table in staged_tables()
         },
         "saga events": partial(events, days=retention.events_days),
+        "verifications": partial(verifications_of, days=retention.events_days),
         "inbox events": partial(inbox, days=retention.inbox_days),
         "sagas": partial(sagas, days=retention.sagas_days),
     }
@@ -131,6 +133,18 @@ def events(connection: Connection, *, days: int, limit: int = ROWS) -> int:
         ended,
     )
     return _delete(connection, saga_events, old, limit=limit)
+
+
+def verifications_of(connection: Connection, *, days: int, limit: int = ROWS) -> int:
+    """Verifications of that age with their differences.
+
+    Kept: the newest of each company, whatever its age.
+    """
+    table = verifications
+    newer = verifications.alias("newer")
+    has_newer = exists().where(newer.c.third_company_id == table.c.third_company_id, newer.c.id > table.c.id)
+    old = and_(table.c.started_at < _days_ago(days), has_newer)
+    return _delete(connection, table, old, limit=limit)
 
 
 def inbox(connection: Connection, *, days: int, limit: int = ROWS) -> int:
