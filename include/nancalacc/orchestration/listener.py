@@ -22,7 +22,12 @@ from airflow.listeners import hookimpl
 log = logging.getLogger(__name__)
 
 QUEUE_LENGTH = 1000
-PRELOADED = ("nancalacc.orchestration.hooks", "nancalacc.orchestration.saga_tasks", "nancalacc.sync.full")
+PRELOADED = (
+    "nancalacc.orchestration.hooks",
+    "nancalacc.orchestration.saga_tasks",
+    "nancalacc.orchestration.verification",
+    "nancalacc.sync.full",
+)
 """What every task imports; a plugin that imported it itself would slow down the tasks of other DAGs."""
 
 

@@ -28,6 +28,8 @@ with DAG("empty_full_sync", schedule=None):
     outcome = task(task_id="saga_outcome", trigger_rule=TriggerRule.ALL_DONE, do_xcom_push=False)(nothing)()
     list(steps.values()) >> settled
     [*steps.values(), settled] >> outcome
+    verify = task(task_id="verify_wps", do_xcom_push=False)(nothing)()
+    steps[FULL_SYNC.steps[-1].name] >> verify >> outcome
     previous = settled
     with TaskGroup("compensation"):
         for step in reversed(FULL_SYNC.steps):
