@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from types import MappingProxyType
 
 from nancalacc.config import DingTalkSettings, WpsSettings
@@ -17,6 +18,8 @@ VALIDATE, FETCH = "validate_task", "fetch_dingtalk_data"
 SAVE_COMPANY, SAVE_DEPARTMENTS = "save_company_config", "save_departments"
 SAVE_USERS, SAVE_RELATIONS = "save_users", "save_relations"
 NOTIFY, UPDATE_STATUS = "notify_wps", "update_task_status"
+FETCH_LIMIT = timedelta(hours=3)
+"""How long one attempt to read the organisation may take."""
 SAVES: Mapping[str, str] = MappingProxyType(
     {"departments": SAVE_DEPARTMENTS, "users": SAVE_USERS, "memberships": SAVE_RELATIONS}
 )

@@ -11,8 +11,8 @@ from typing import Any
 from nancalacc.errors import GuardError, IncompleteAnswerError
 from nancalacc.saga.context import CompensationContext, StepContext
 from nancalacc.saga.state import EventType
-from nancalacc.sync import known, resolve, staging
-from nancalacc.sync.company import FETCH, SAVES, Company
+from nancalacc.sync import budget, known, resolve, staging
+from nancalacc.sync.company import FETCH, SAVES, VALIDATE, Company
 from nancalacc.sync.known import Difference
 from nancalacc.sync.mapping import Mapper
 from nancalacc.sync.reading import Reading
@@ -89,10 +89,15 @@ async def _fetch(ctx: StepContext, company: Company, fetch: Fetch) -> dict[str, 
         await reading.verify_missing(third_company_id)
         # Once more: it may have been narrowed while the pages were read.
         authed = await check_scope(client, settings=company.dingtalk)
+        seconds = time.monotonic() - started
+        spent = budget.compared(
+            ctx.action_data(VALIDATE).get("call_plan"), calls=client.calls, seconds=seconds
+        )
+        _report_budget(ctx, spent)
         return {
             **counts.as_data(),
             "fetch": fetch.as_data(),
-            "collect_cost_ms": max(1, round((time.monotonic() - started) * 1000)),
+            "collect_cost_ms": max(1, round(seconds * 1000)),
             "managers_read": managers_read,
             "rejected": {
                 **rejected.as_data(),
@@ -103,8 +108,27 @@ async def _fetch(ctx: StepContext, company: Company, fetch: Fetch) -> dict[str, 
             "ignored": dict(reading.ignored),
             "difference": {kind: each.as_data() for kind, each in differences.items()},
             "evidence": reading.evidence() | {"authed_dept": list(authed)},
+            "budget": spent,
             "dry_run": company.params.dry_run,
         }
+
+
+def _report_budget(ctx: StepContext, spent: Mapping[str, Any]) -> None:
+    happened, planned = spent["happened"], spent["planned"] or {}
+    log.info(
+        "Saga %s: %s calls in %.0f s; planned were %s in %s s",
+        ctx.saga.transaction_id,
+        happened["total"],
+        happened["seconds"],
+        planned.get("total", "none"),
+        planned.get("expected_seconds"),
+    )
+    if budget.is_much_longer(spent):
+        message = (
+            f"Reading DingTalk took {happened['seconds']:.0f} s instead of about"
+            f" {planned['expected_seconds']:.0f} s: it slows calls down, or the network does"
+        )
+        ctx.event(EventType.WARNING, {"message": message})
 
 
 def _report_rejections(ctx: StepContext, rejections: list[tuple[str, str]], *, rejected: Counts) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 
 from nancalacc.saga.context import CompensationContext, StepContext
@@ -17,6 +16,7 @@ from nancalacc.sync import known, publish, staging
 from nancalacc.sync.company import (
     DRY_RUN,
     FETCH,
+    FETCH_LIMIT,
     NOTIFY,
     SAVE_COMPANY,
     SAVE_DEPARTMENTS,
@@ -164,9 +164,7 @@ FULL_SYNC = SagaDefinition(
     "full_sync",
     (
         Step(VALIDATE, validate_task, cancel_task),
-        Step(
-            FETCH, fetch_dingtalk_data, delete_staging, depends_on=(VALIDATE,), time_limit=timedelta(hours=3)
-        ),
+        Step(FETCH, fetch_dingtalk_data, delete_staging, depends_on=(VALIDATE,), time_limit=FETCH_LIMIT),
         Step(
             SAVE_COMPANY,
             save_company_config,

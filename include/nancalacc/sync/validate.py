@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -11,25 +12,30 @@ from zoneinfo import ZoneInfo
 
 from nancalacc.errors import RefusedError
 from nancalacc.saga.context import CompensationContext, StepContext
+from nancalacc.saga.state import EventType
 from nancalacc.store import locks
-from nancalacc.sync import publish
-from nancalacc.sync.company import Company
+from nancalacc.sync import budget, publish
+from nancalacc.sync.budget import CallPlan
+from nancalacc.sync.company import FETCH, FETCH_LIMIT, Company
 from nancalacc.sync.params import TASK_ID_FORMAT
 from nancalacc.sync.scope import check_scope
 from nancalacc.sync.services import SyncServices
+
+log = logging.getLogger(__name__)
 
 LOCK_POLL_SECONDS = 1.0
 
 
 def validate_task(ctx: StepContext) -> Mapping[str, Any]:
-    """Check parameters, connections and scope; take the company's lock and a task id.
+    """Check parameters, connections, scope and the number of calls; take the company's lock and a task id.
 
     The task id stays the same on every retry. Raises RefusedError when another full sync of the
-    company is running, naming its run.
+    company is running, naming its run, or when reading would take longer than it may.
     """
     services: SyncServices = ctx.services
     company = Company.of(ctx)
     authed = asyncio.run(_read_scope(services, company))
+    plan = _plan_calls(ctx, company)
     ctx.remember({"timezone": company.wps.timezone, "writes_task": not company.params.dry_run})
     _lock(ctx, company)
     with ctx.transaction() as connection:
@@ -43,7 +49,34 @@ def validate_task(ctx: StepContext) -> Mapping[str, Any]:
         "dry_run": company.params.dry_run,
         "root_dept_id": company.dingtalk.root_dept_id,
         "authed_dept": list(authed),
+        "call_plan": plan.as_data(),
     }
+
+
+def _plan_calls(ctx: StepContext, company: Company) -> CallPlan:
+    """What the fetch will ask of DingTalk; raises RefusedError when it could not end in time."""
+    with ctx.transaction() as connection:
+        plan = budget.last_plan(
+            connection,
+            third_company_id=company.wps.third_company_id,
+            transaction_id=ctx.saga.transaction_id,
+            definition=ctx.saga.definition,
+            step=FETCH,
+            settings=company.dingtalk,
+            limit=FETCH_LIMIT,
+        )
+    budget.require_time(plan, settings=company.dingtalk)
+    log.info("Saga %s: %s", ctx.saga.transaction_id, plan)
+    if plan.may_be_blocked:
+        ctx.event(
+            EventType.WARNING,
+            {
+                "message": f"{plan.total} calls, and 'calls_per_second' of connection"
+                f" {company.dingtalk.conn_id!r} does not keep them below the {budget.ADDRESS_CALLS} in"
+                f" {budget.ADDRESS_SECONDS} s above which DingTalk blocks an IP address for 5 minutes"
+            },
+        )
+    return plan
 
 
 def cancel_task(ctx: CompensationContext) -> None:
