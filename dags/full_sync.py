@@ -5,11 +5,13 @@ Copies the whole organisation — departments, users, memberships — from DingT
 task is a step of one saga: until `notify_wps` nothing is visible to WPS, and a failure is undone
 in reverse by the tasks of the group `compensation`; from `notify_wps` on the saga only goes forward.
 `verify_wps` reads WPS's directory back and says whether it has arrived; it never fails the run.
+`plan_changes` is no step but a checkpoint: it writes down what will change, and stops the run, or
+asks a person, when that is more than the limits allow.
 
 | Trigger with config | |
 |---|---|
-| `dry_run` | reads everything and records the difference; writes nothing for WPS |
-| `allow_mass_delete` | publishes although more than 20 and 5 % of the users or departments are missing |
+| `dry_run` | reads everything and ends with the plan; writes nothing for WPS |
+| `allow_mass_delete` | publishes although the plan is beyond a limit |
 | `task_name` | a fixed task id (yyyyMMddHHmmss) instead of the start of the run |
 | `dingtalk_conn_id`, `wps_conn_id` | another pair of connections |
 
@@ -83,13 +85,13 @@ for number, (dingtalk, wps) in enumerate(SETTINGS.companies):
                 False,
                 type="boolean",
                 title="Dry run",
-                description="Read everything and record the difference, but publish nothing.",
+                description="Read everything and show the plan, but publish nothing.",
             ),
             "allow_mass_delete": Param(
                 False,
                 type="boolean",
                 title="Allow mass delete",
-                description="Publish although more than 20 and 5 % of the users or departments are missing.",
+                description="Publish although the plan takes away more than the limits allow.",
             ),
         },
     ) as dag:

@@ -4,13 +4,13 @@ One PostgreSQL server a session with a fresh database a test, and, for the tests
 one running Airflow with a sandbox of DingTalk and WPS.
 """
 
-import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from databases import Databases
 from nancalacc.config import ConnectionInfo
 from nancalacc.sandbox.dingtalk import DingTalkRules
 from nancalacc.sandbox.postgres import Postgres, free_port
@@ -45,12 +45,17 @@ def template_database(postgres: Postgres) -> str:
     return "nancalacc_template"
 
 
+@pytest.fixture(scope="session")
+def databases(postgres: Postgres, template_database: str) -> Databases:
+    return Databases(postgres, template=template_database)
+
+
 @pytest.fixture
-def database_url(postgres: Postgres, template_database: str) -> Iterator[str]:
+def database_url(postgres: Postgres, databases: Databases) -> Iterator[str]:
     """The URL of a migrated, empty nancalacc database of this test's own."""
-    name = f"nancalacc_{uuid.uuid4().hex[:12]}"
-    yield postgres.create_database(name, template=template_database)
-    postgres.drop_database(name)
+    name = databases.take()
+    yield postgres.url(name)
+    databases.give_back(name)
 
 
 @pytest.fixture(scope="session")

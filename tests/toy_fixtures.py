@@ -11,6 +11,8 @@ from nancalacc.sandbox.postgres import Postgres
 from nancalacc.store.database import Database
 from toy_saga import Toy, create_tables, toy
 
+TABLES = ("saga_transactions", "company_locks", "toy_effects", "toy_published", "toy_people")
+
 
 @pytest.fixture(scope="session")
 def toy_database_url(postgres: Postgres, template_database: str) -> str:
@@ -28,9 +30,7 @@ def toy_database(toy_database_url: str) -> Iterator[Database]:
 @pytest.fixture
 def toy_url(toy_database_url: str, toy_database: Database) -> str:
     with toy_database.transaction() as connection:
-        connection.execute(
-            text("TRUNCATE saga_transactions, company_locks, toy_effects, toy_published, toy_people CASCADE")
-        )
+        connection.execute(text(";".join(f"DELETE FROM {table}" for table in TABLES)))
     return toy_database_url
 
 

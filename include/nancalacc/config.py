@@ -12,12 +12,16 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from nancalacc.errors import ConfigurationError
+from nancalacc.limits import Limits
 
 E = TypeVar("E", bound=StrEnum)
 
 DB_CONN_ID = "nancalacc_db"
 DINGTALK_CONN_ID = "dingtalk_default"
 WPS_CONN_ID = "wps_default"
+APPROVAL_SECONDS = 43_200.0
+"""How long a plan waits for a person: over night, but not until the next night's sync."""
+LIMIT_VARIABLE = "NANCALACC_LIMIT_"
 TOO_LONG_FOR_THE_TABLES = {"third_company_id": 20, "company_id": 20, "platform_id": 60}
 
 
@@ -182,12 +186,16 @@ class WpsSettings:
     account_source: AccountSource = AccountSource.USERID
     timezone: str = "Asia/Shanghai"
     reads_per_second: float = 10
+    limits: Limits = field(default_factory=Limits)
+    approval: bool = False
+    approval_seconds: float = APPROVAL_SECONDS
 
     @classmethod
     def of(cls, connection: ConnectionInfo) -> WpsSettings:
         """Read and check a connection; raises ConfigurationError naming what is wrong.
 
         `reads_per_second` limits the reads of one API of the directory; 0 means no limit of our own.
+        What it does not say about limits and approval the environment does.
         """
         client_id, client_secret = connection.credentials()
         zone = connection.text("timezone", "Asia/Shanghai")
@@ -222,7 +230,30 @@ class WpsSettings:
             account_source=connection.choice("account_source", AccountSource.USERID),
             timezone=zone,
             reads_per_second=connection.number("reads_per_second", 10),
+            limits=_limits(connection),
+            approval=connection.flag("approval", default=_env_flag("NANCALACC_APPROVAL")),
+            approval_seconds=connection.number(
+                "approval_seconds", _env_number("NANCALACC_APPROVAL_SECONDS", APPROVAL_SECONDS), least=1
+            ),
         )
+
+
+def _limits(connection: ConnectionInfo) -> Limits:
+    own = connection.extra.get("limits") or {}
+    if not isinstance(own, Mapping):
+        raise ConfigurationError(
+            f"Connection {connection.conn_id!r}: extra 'limits' must be an object with limits by name"
+        )
+    general = {
+        variable.removeprefix(LIMIT_VARIABLE).lower(): text
+        for variable, text in os.environ.items()
+        if variable.startswith(LIMIT_VARIABLE) and text
+    }
+    return (
+        Limits()
+        .changed(general, where=f"Environment variables {LIMIT_VARIABLE}*")
+        .changed(own, where=f"Connection {connection.conn_id!r}")
+    )
 
 
 def _env_number(name: str, default: float) -> float:
@@ -242,6 +273,13 @@ def _env_seconds(name: str, default: float) -> float | None:
             f"Environment variable {name} must be a number of at least 0, or none, not {value!r}"
         )
     return seconds
+
+
+def _env_flag(name: str) -> bool:
+    value = os.environ.get(name, "").lower()
+    if value not in {"", "true", "false"}:
+        raise ConfigurationError(f"Environment variable {name} must be true or false, not {value!r}")
+    return value == "true"
 
 
 def _env_count(name: str, default: int) -> int:
@@ -266,6 +304,7 @@ class Retention:
     sagas_days: int = 365
     snapshots: int = 3
     staging_days: int = 1
+    plans_days: int = 30
     inbox_days: int = 30
 
     @classmethod
@@ -276,6 +315,7 @@ class Retention:
             sagas_days=_env_count("NANCALACC_KEEP_SAGAS_DAYS", 365),
             snapshots=_env_count("NANCALACC_KEEP_SNAPSHOTS", 3),
             staging_days=_env_count("NANCALACC_KEEP_STAGING_DAYS", 1),
+            plans_days=_env_count("NANCALACC_KEEP_PLANS_DAYS", 30),
             inbox_days=_env_count("NANCALACC_KEEP_INBOX_DAYS", 30),
         )
 

@@ -21,6 +21,7 @@ STEPS = [
     "update_task_status",
 ]
 SAVES = STEPS[2:6]
+PLAN = "plan_changes"
 COMPENSATIONS = [f"compensation.{step}" for step in STEPS]
 DESCRIBE = """
 import json, sys, time
@@ -134,7 +135,8 @@ def test_the_graph_is_exactly_that_of_the_design(tasks: dict):
     ends = {"settle_saga", "saga_outcome"}
     expected = {
         "validate_task": {"fetch_dingtalk_data"} | ends,
-        "fetch_dingtalk_data": set(SAVES) | ends,
+        "fetch_dingtalk_data": {PLAN, *SAVES} | ends,
+        PLAN: set(SAVES) | ends,
         **{save: {"notify_wps"} | ends for save in SAVES},
         "notify_wps": {"update_task_status"} | ends,
         "update_task_status": {"verify_wps"} | ends,
@@ -150,14 +152,14 @@ def test_the_graph_is_exactly_that_of_the_design(tasks: dict):
 
 def test_trigger_rules(tasks: dict):
     rules = {task_id: task["trigger_rule"] for task_id, task in tasks.items()}
-    assert {rules[step] for step in STEPS} == {"all_success"}
+    assert {rules[step] for step in (*STEPS, PLAN)} == {"all_success"}
     assert {rules[step] for step in COMPENSATIONS} == {"none_failed_min_one_success"}
     assert rules["settle_saga"] == rules["saga_outcome"] == "all_done"
     assert rules["verify_wps"] == "all_success"
 
 
-def test_only_steps_request_compensation_when_they_fail(tasks: dict):
-    assert {task_id for task_id, task in tasks.items() if task["callbacks"]} == set(STEPS)
+def test_only_steps_and_checkpoints_request_compensation_when_they_fail(tasks: dict):
+    assert {task_id for task_id, task in tasks.items() if task["callbacks"]} == {*STEPS, PLAN}
 
 
 def test_a_step_has_time_for_everything_it_may_have_to_replay(tasks: dict):
@@ -165,6 +167,7 @@ def test_a_step_has_time_for_everything_it_may_have_to_replay(tasks: dict):
         tasks[step]["timeout"] for step in ("validate_task", "save_users")
     )
     assert tasks["save_users"]["timeout"] > tasks["fetch_dingtalk_data"]["timeout"]
+    assert tasks[PLAN]["timeout"] > tasks["fetch_dingtalk_data"]["timeout"]
 
 
 @pytest.mark.parametrize("dag_id", ["full_sync", "reconcile", "saga_recovery", "saga_maintenance"])

@@ -2,8 +2,8 @@
 
 Knows nothing of what a saga does: a second saga is a second definition.
 
-    step → … → step
-    every step → settle_saga (branch) → compensation.* in reverse → saga_outcome
+    step → … → step, with a checkpoint between some of them
+    every step and checkpoint → settle_saga (branch) → compensation.* in reverse → saga_outcome
 
 A gate is a task before the first step that may skip the run: then there is no saga at all.
 A check is a task after the last step that looks at what came of the saga. The saga is settled beside
@@ -13,7 +13,7 @@ it, and how it ends says nothing about the run: only saga_outcome, which follows
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -21,7 +21,9 @@ from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule, TaskGroup,
 from airflow.sdk.exceptions import AirflowFailException
 
 from nancalacc.errors import BusyError, FatalError, NancalaccError, TransientError
+from nancalacc.orchestration.asking import AskingOperator
 from nancalacc.orchestration.callbacks import step_failed
+from nancalacc.saga.checkpoint import Answer, Checkpoint, Question
 from nancalacc.saga.coordinator import Coordinator, RunView, Verdict
 from nancalacc.saga.definition import SagaDefinition, Step, transaction_id_of
 from nancalacc.saga.report import explain
@@ -62,14 +64,19 @@ def saga_tasks(
     for step in definition:
         for predecessor in step.depends_on:
             steps[predecessor] >> steps[step.name]
+    checkpoints = []
+    for checkpoint in definition.checkpoints:
+        looking = _checkpoint_task(definition, checkpoint, services=services, retrying=retrying)
+        [steps[name] for name in checkpoint.after] >> looking >> [steps[name] for name in checkpoint.before]
+        checkpoints.append(looking)
     gate_id = None if gate is None else gate.task_id
     if gate is not None:
         gate >> [steps[step.name] for step in definition if not step.depends_on]
     settle = _settle_task(definition, retrying=retrying, gate_id=gate_id)
     outcome = _outcome_task(definition, services=services, retrying=retrying, gate_id=gate_id)
-    list(steps.values()) >> settle
+    [*steps.values(), *checkpoints] >> settle
     # Directly downstream of every step, too: "clear only failed tasks" must make it wait for them.
-    [*steps.values(), settle] >> outcome
+    [*steps.values(), *checkpoints, settle] >> outcome
     if check is not None:
         steps[definition.steps[-1].name] >> check >> outcome
     previous = settle
@@ -134,6 +141,55 @@ def _step_task(
             )
 
     return run_step()
+
+
+def _checkpoint_task(
+    definition: SagaDefinition, checkpoint: Checkpoint, *, services: ServicesOf, retrying: Mapping[str, Any]
+) -> Any:
+    names = {name for after in checkpoint.after for name in (after, *_names(definition.predecessors(after)))}
+    limits = [step.time_limit for step in definition if step.name in names]
+
+    def ask(context: Any) -> Question | None:
+        from nancalacc.orchestration.hooks import open_coordinator
+
+        with open_coordinator() as coordinator:
+            return coordinator.check(
+                definition,
+                _start(coordinator, definition, context),
+                checkpoint.name,
+                services=services(context),
+                params=run_params(context),
+                run=_run_view(definition, context),
+            )
+
+    def decide(context: Any, key: str, answer: Answer) -> None:
+        from nancalacc.orchestration.hooks import open_coordinator
+
+        with open_coordinator() as coordinator:
+            coordinator.decide(
+                definition,
+                _start(coordinator, definition, context),
+                checkpoint.name,
+                key=key,
+                answer=answer,
+                services=services(context),
+            )
+
+    return AskingOperator(
+        task_id=checkpoint.name,
+        ask=ask,
+        decide=decide,
+        subject=f"May {definition.name} go on?",
+        doc_md=checkpoint.check.__doc__,
+        retries=5,
+        execution_timeout=sum(limits, checkpoint.time_limit),
+        on_failure_callback=step_failed,
+        **retrying,
+    )
+
+
+def _names(steps: Iterable[Step]) -> list[str]:
+    return [step.name for step in steps]
 
 
 def _settle_task(definition: SagaDefinition, *, retrying: Mapping[str, Any], gate_id: str | None) -> Any:
@@ -280,4 +336,5 @@ def _run_view(definition: SagaDefinition, context: Mapping[str, Any]) -> RunView
         closed=states.get(SETTLE) in FINISHED and states.get(OUTCOME) in FINISHED,
         started=context["dag_run"].start_date,
         green=frozenset(step.name for step in definition if states.get(step.name) == "success"),
+        failed=frozenset(each.name for each in definition.checkpoints if states.get(each.name) == "failed"),
     )

@@ -149,7 +149,7 @@ def reconcile(context: Any, *, services: ServicesOf, dingtalk_conn_id: str, wps_
                 done = repair(
                     connection,
                     seen,
-                    wps_conn_id=wps_conn_id,
+                    wps=built.wps_settings(wps_conn_id),
                     dingtalk=built.dingtalk_settings(dingtalk_conn_id),
                 )
             if done.refused:

@@ -27,6 +27,7 @@ from nancalacc.errors import (
     TransientError,
 )
 from nancalacc.saga import moves
+from nancalacc.saga.checkpoint import Answer, Question
 from nancalacc.saga.context import CompensationContext
 from nancalacc.saga.definition import SagaDefinition, Step, transaction_id_of
 from nancalacc.saga.execution import (
@@ -38,6 +39,7 @@ from nancalacc.saga.execution import (
     session_name,
 )
 from nancalacc.saga.heartbeat import HeartBeats
+from nancalacc.saga.look import Look
 from nancalacc.saga.records import NOW, EventRecord, SagaRecord, StepRecord
 from nancalacc.saga.state import EventType, SagaStatus, StepStatus
 from nancalacc.saga.storage import Locked, Storage
@@ -74,12 +76,14 @@ class RunView:
 
     `closed`: the tasks that settle and conclude the run have ended and will not run again.
     `green`: steps whose task counts as successful there, whoever made it so.
+    `failed`: checkpoints whose task counts as failed there, whoever made it so.
     `started`: when the run last started (aware), None when that is not known.
     """
 
     closed: bool = False
     started: datetime | None = None
     green: frozenset[str] = field(default_factory=frozenset)
+    failed: frozenset[str] = field(default_factory=frozenset)
 
 
 class AttemptEnd(StrEnum):
@@ -201,20 +205,63 @@ class Coordinator:
             stale = moves.skip(locked, name, reason=reason)
         self._terminate(stale)
 
+    # Checkpoints
+
+    def check(
+        self,
+        definition: SagaDefinition,
+        transaction_id: str,
+        name: str,
+        *,
+        services: Any,
+        params: Mapping[str, Any],
+        run: RunView = RunView(),
+    ) -> Question | None:
+        """Pass a checkpoint, and before it run every step it stands behind that is not done.
+
+        Returns what a person must decide before the saga may go on, None when it may. Raises what
+        stops the saga, and what `run_step` raises.
+        """
+        checkpoint = definition.checkpoint(name)
+        for step in checkpoint.after:
+            self.run_step(definition, transaction_id, step, services=services, params=params, run=run)
+        return checkpoint.check(self._look(definition, transaction_id, name, services=services))
+
+    def decide(
+        self,
+        definition: SagaDefinition,
+        transaction_id: str,
+        name: str,
+        *,
+        key: str,
+        answer: Answer,
+        services: Any,
+    ) -> None:
+        """Record the answer to a checkpoint's question; raises what a no means.
+
+        Raises FencedError when the saga has ended meanwhile.
+        """
+        look = self._look(definition, transaction_id, name, services=services)
+        look.checkpoint.decide(look, key, answer)
+
+    def _look(self, definition: SagaDefinition, transaction_id: str, name: str, *, services: Any) -> Look:
+        saga, steps = self._get(transaction_id)
+        return Look(
+            self._storage, checkpoint=definition.checkpoint(name), saga=saga, steps=steps, services=services
+        )
+
     # Failure, settlement, compensation
 
     def fail(self, transaction_id: str, *, step: str, error: str) -> None:
-        """A step has failed for good: request compensation. Siblings still finish.
+        """A step, or a checkpoint, has failed for good: request compensation. Siblings still finish.
 
         Does nothing when the saga is not in progress (any more), or the step is done or in
         progress elsewhere: then it was an overtaken attempt that failed.
         """
         with self._storage.open(transaction_id) as locked:
-            record = locked.steps[step]
-            if (
-                locked.saga.status is SagaStatus.IN_PROGRESS
-                and not record.status.done
-                and not self._is_alive(record)
+            record = locked.steps.get(step)
+            if locked.saga.status is SagaStatus.IN_PROGRESS and (
+                record is None or not (record.status.done or self._is_alive(record))
             ):
                 moves.fail(locked, step=step, error=error)
 
@@ -244,6 +291,10 @@ class Coordinator:
                 if moves.past_pivot(definition, locked.steps):
                     moves.fail_if_open(locked)
                     return Settlement(Verdict.FORWARD)
+                for checkpoint in definition.checkpoints:
+                    # A process that was killed, or whose task was marked, said nothing itself.
+                    if checkpoint.name in run.failed and locked.saga.status is SagaStatus.IN_PROGRESS:
+                        moves.fail(locked, step=checkpoint.name, error="Its task failed; its log says why")
                 stale += moves.start_compensation(locked)
             first = moves.first_to_compensate(definition, locked)
         self._terminate(stale)

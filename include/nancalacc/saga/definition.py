@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, uuid5
 
 from nancalacc.errors import ConfigurationError
+from nancalacc.saga.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from nancalacc.saga.context import CompensationContext, StepContext
@@ -54,10 +55,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class SagaDefinition:
-    """A named, ordered set of steps. Raises ConfigurationError when it contradicts itself."""
+    """A named, ordered set of steps, with checkpoints between them.
+
+    Raises ConfigurationError when it contradicts itself.
+    """
 
     name: str
     steps: tuple[Step, ...]
+    checkpoints: tuple[Checkpoint, ...] = ()
     _by_name: dict[str, Step] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -97,6 +102,34 @@ class SagaDefinition:
         if not known:
             raise ConfigurationError(f"Saga {self.name!r} has no steps")
         object.__setattr__(self, "_by_name", known)
+        self._check_checkpoints()
+
+    def _check_checkpoints(self) -> None:
+        for number, checkpoint in enumerate(self.checkpoints):
+            taken = {*self._by_name, *(each.name for each in self.checkpoints[:number])}
+            if not checkpoint.name or len(checkpoint.name) > STEP_ID_LENGTH or checkpoint.name in taken:
+                raise ConfigurationError(
+                    f"Saga {self.name!r}: checkpoint name {checkpoint.name!r} must have 1 to"
+                    f" {STEP_ID_LENGTH} characters and be no other's"
+                )
+            if not checkpoint.after or not checkpoint.before:
+                raise ConfigurationError(
+                    f"Saga {self.name!r}: checkpoint {checkpoint.name!r} must stand between two steps"
+                )
+            for step in checkpoint.before:
+                behind = {each.name for each in self.predecessors(step)}
+                if not behind.issuperset(checkpoint.after):
+                    raise ConfigurationError(
+                        f"Saga {self.name!r}: step {step!r} must depend on everything that checkpoint"
+                        f" {checkpoint.name!r} stands behind: {', '.join(checkpoint.after)}"
+                    )
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """The checkpoint of this name; raises ConfigurationError when there is none."""
+        for checkpoint in self.checkpoints:
+            if checkpoint.name == name:
+                return checkpoint
+        raise ConfigurationError(f"Saga {self.name!r} has no checkpoint {name!r}")
 
     def __iter__(self) -> Iterator[Step]:
         """The steps in their order."""

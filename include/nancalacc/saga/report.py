@@ -25,7 +25,7 @@ def explain(
     by_name = {step.name: step for step in steps}
     reason = saga if saga.error_message or failure is None else failure
     failed = reason.failed_step or _first_unfinished(steps)
-    parts = [_cause(reason, by_name[failed])]
+    parts = [_cause(reason, failed, by_name.get(failed))]
     undone = [step.name for step in reversed(steps) if step.status is StepStatus.COMPENSATED]
     if saga.status is SagaStatus.COMPLETED:
         parts.append(
@@ -54,10 +54,11 @@ def explain(
     return tuple(parts)
 
 
-def _cause(saga: SagaRecord, step: StepRecord) -> str:
-    message = saga.error_message or step.error_message or "it did not finish"
-    message = message.removeprefix(f"{step.name}: ").rstrip(".")
-    return f"Saga {saga.transaction_id}: step {step.name} failed: {message}."
+def _cause(saga: SagaRecord, failed: str, step: StepRecord | None) -> str:
+    """`step` is None for a checkpoint."""
+    message = saga.error_message or (step and step.error_message) or "it did not finish"
+    message = message.removeprefix(f"{failed}: ").rstrip(".")
+    return f"Saga {saga.transaction_id}: {'step' if step else 'checkpoint'} {failed} failed: {message}."
 
 
 def _published(saga: SagaRecord) -> str:

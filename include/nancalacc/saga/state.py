@@ -76,6 +76,14 @@ class EventType(StrEnum):
     """The other side was read back and compared with what was published."""
     ACTION_REQUESTED = "action_requested"
     """A person has asked for something on a page: who, what, why."""
+    CHECKPOINT_PASSED = "checkpoint_passed"
+    """A checkpoint found nothing that stops the saga; what it found."""
+    APPROVAL_REQUESTED = "approval_requested"
+    """A checkpoint asks a person whether the saga may go on."""
+    APPROVED = "approved"
+    """A person said yes: who, to what, why."""
+    REJECTED = "rejected"
+    """A person said no, or nobody answered in time."""
 
 
 SAGA_TRANSITIONS: dict[SagaStatus, frozenset[SagaStatus]] = {

@@ -27,7 +27,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
+from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSONB, TIMESTAMP
 
 from nancalacc.saga.state import PivotState, SagaStatus, StepStatus
 
@@ -646,4 +646,67 @@ directory_memberships = Table(
     *_shown(),
     _required("wps_dept_id", 255),
     Index("directory_memberships_idx_verification", "verification_id"),
+)
+
+
+def _planned() -> list[Column[Any]]:
+    """The key of a plan: that of the fetch whose rows it compares with known state."""
+    return [
+        Column("transaction_id", String(64), primary_key=True),
+        Column("epoch", Integer, primary_key=True, autoincrement=False),
+        Column("attempt", Integer, primary_key=True, autoincrement=False),
+    ]
+
+
+sync_plans = Table(
+    "sync_plans",
+    metadata,
+    *_planned(),
+    _required("third_company_id", 20),
+    _required("hash", 64),
+    Column("counts", JSONB, nullable=False),
+    Column("examples", JSONB, nullable=False),
+    Column("created_at", MOMENT, nullable=False, server_default=UTC_NOW),
+)
+
+plan_changes = Table(
+    "plan_changes",
+    metadata,
+    *_planned(),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    _required("kind", 20),
+    _required("action", 20),
+    _optional("uid", 255),
+    _optional("did", 255),
+    _optional("name", 255),
+    _optional("old_name", 255),
+    _optional("place", 255),
+    _optional("old_place", 255),
+    Column("fields", ARRAY(Text), nullable=False),
+    Column("is_moved", Boolean, nullable=False),
+    Column("is_disabled", Boolean, nullable=False),
+    _required("subtree", 255),
+    Column("digest", BYTEA, nullable=False),
+)
+
+plan_subtrees = Table(
+    "plan_subtrees",
+    metadata,
+    *_planned(),
+    Column("did", String(255), primary_key=True),
+    _optional("name", 255),
+    Column("counts", JSONB, nullable=False),
+)
+
+plan_decisions = Table(
+    "plan_decisions",
+    metadata,
+    _id(),
+    _required("transaction_id", 64),
+    _required("plan_hash", 64),
+    Column("is_approved", Boolean, nullable=False),
+    _optional("decided_by", 250),
+    _optional("reason", 500),
+    Column("decided_at", MOMENT, nullable=False, server_default=UTC_NOW),
+    Index("plan_decisions_idx_transaction_id", "transaction_id"),
 )

@@ -21,7 +21,8 @@ from nancalacc.errors import RefusedError
 ADDRESS_CALLS, ADDRESS_SECONDS = 10_000, 20
 """More calls of one IP address in so many seconds, over all APIs, and DingTalk blocks it for 5 minutes."""
 MUCH_LONGER = 2.0
-"""A sync that takes so many times as long as planned is worth a word."""
+"""A sync that takes so many times as long as planned is worth a word, unless it is quick anyway."""
+LEAST_SECONDS = 60.0
 LAST = text("""
     SELECT t.transaction_id, s.action_data
     FROM saga_transactions t
@@ -156,5 +157,7 @@ def compared(plan: Mapping[str, Any] | None, *, calls: Mapping[str, int], second
 
 def is_much_longer(budget: Mapping[str, Any]) -> bool:
     """Whether it took far longer than was expected of it."""
-    expected = (budget["planned"] or {}).get("expected_seconds")
-    return bool(expected) and budget["happened"]["seconds"] > max(60.0, MUCH_LONGER * expected)
+    expected: float | None = (budget["planned"] or {}).get("expected_seconds")
+    return expected is not None and bool(
+        expected and budget["happened"]["seconds"] > max(LEAST_SECONDS, MUCH_LONGER * expected)
+    )

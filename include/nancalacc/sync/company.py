@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from nancalacc.config import DingTalkSettings, WpsSettings
 from nancalacc.errors import GuardError
+from nancalacc.saga.checkpoint import Looking
 from nancalacc.saga.context import CompensationContext, StepContext
 from nancalacc.sync.params import FullSyncParams
 from nancalacc.sync.publish import Snapshot
@@ -20,6 +21,8 @@ SAVE_USERS, SAVE_RELATIONS = "save_users", "save_relations"
 NOTIFY, UPDATE_STATUS = "notify_wps", "update_task_status"
 FETCH_LIMIT = timedelta(hours=3)
 """How long one attempt to read the organisation may take."""
+PLAN = "plan_changes"
+"""The checkpoint between the fetch and the saves."""
 SAVES: Mapping[str, str] = MappingProxyType(
     {"departments": SAVE_DEPARTMENTS, "users": SAVE_USERS, "memberships": SAVE_RELATIONS}
 )
@@ -37,7 +40,7 @@ class Company:
     wps: WpsSettings
 
     @classmethod
-    def of(cls, ctx: StepContext | CompensationContext) -> Company:
+    def of(cls, ctx: StepContext | CompensationContext | Looking) -> Company:
         """Read parameters and both connections; raises RefusedError or ConfigurationError."""
         services: SyncServices = ctx.services
         params = FullSyncParams.of(ctx.saga.params)

@@ -8,12 +8,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from nancalacc.errors import GuardError, IncompleteAnswerError
+from nancalacc.errors import IncompleteAnswerError
 from nancalacc.saga.context import CompensationContext, StepContext
 from nancalacc.saga.state import EventType
 from nancalacc.sync import budget, known, resolve, staging
 from nancalacc.sync.company import FETCH, SAVES, VALIDATE, Company
-from nancalacc.sync.known import Difference
 from nancalacc.sync.mapping import Mapper
 from nancalacc.sync.reading import Reading
 from nancalacc.sync.scope import check_scope
@@ -29,8 +28,7 @@ NAMED_REJECTIONS = 20
 def fetch_dingtalk_data(ctx: StepContext) -> Mapping[str, Any]:
     """Read the whole organisation into staging and check it against itself and known state.
 
-    Raises IncompleteAnswerError when something is missing or contradictory, GuardError when too
-    much of what is known would be deleted.
+    Raises IncompleteAnswerError when something is missing or contradictory.
     """
     company = Company.of(ctx)
     fetch = Fetch(ctx.saga.transaction_id, epoch=ctx.record.epoch, attempt=ctx.record.attempt)
@@ -85,7 +83,6 @@ async def _fetch(ctx: StepContext, company: Company, fetch: Fetch) -> dict[str, 
                 f"DingTalk shows neither departments nor people below department {mapper.root_dept_id}:"
                 " nothing is saved, because everybody would be deleted. Check the app's permissions"
             )
-        _guard_deletions(differences, allowed=company.params.allow_mass_delete)
         await reading.verify_missing(third_company_id)
         # Once more: it may have been narrowed while the pages were read.
         authed = await check_scope(client, settings=company.dingtalk)
@@ -143,18 +140,6 @@ def _report_rejections(ctx: StepContext, rejections: list[tuple[str, str]], *, r
             rejected.users,
             FETCH,
         )
-
-
-def _guard_deletions(differences: Mapping[str, Difference], *, allowed: bool) -> None:
-    for kind in ("users", "departments"):
-        difference = differences[kind]
-        if difference.is_mass_deletion and not allowed:
-            raise GuardError(
-                f"{difference.removed} of {difference.known} {kind} that are in WPS are missing in DingTalk,"
-                f" more than max({known.LEAST_REMOVALS}, {known.REMOVALS_PER_KNOWN:.0%}):"
-                " nothing is published. If they really are to be deleted, start a run with"
-                " allow_mass_delete = true"
-            )
 
 
 def delete_staging(ctx: CompensationContext) -> None:

@@ -1,6 +1,7 @@
 """The full sync: copies a whole organisation from DingTalk to WPS.
 
-Read `FULL_SYNC` at the end first: eight steps, each action beside its compensation.
+Read `FULL_SYNC` at the end first: eight steps, each action beside its compensation, and a checkpoint
+between them.
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from nancalacc.saga.checkpoint import Checkpoint
 from nancalacc.saga.context import CompensationContext, StepContext
 from nancalacc.saga.definition import Action, Compensation, SagaDefinition, Step, StepKind
 from nancalacc.saga.state import EventType
 from nancalacc.sync import known, publish, staging
+from nancalacc.sync.breaches import beyond_wps, wps_warning
 from nancalacc.sync.company import (
     DRY_RUN,
     FETCH,
     FETCH_LIMIT,
     NOTIFY,
+    PLAN,
     SAVE_COMPANY,
     SAVE_DEPARTMENTS,
     SAVE_RELATIONS,
@@ -28,15 +32,12 @@ from nancalacc.sync.company import (
 )
 from nancalacc.sync.fetch import delete_staging, fetch_dingtalk_data
 from nancalacc.sync.notify import notify_wps, unpublish
+from nancalacc.sync.planned import decide, plan_changes, require_plan
 from nancalacc.sync.publish import SELECTED
 from nancalacc.sync.staging import Fetch
 from nancalacc.sync.validate import cancel_task, validate_task
 
 log = logging.getLogger(__name__)
-
-WPS_THRESHOLDS = {"users": 200, "departments": 20, "memberships": 1}
-"""Deletions above which WPS stops a job without telling us, by default [wps 3.1]."""
-
 
 # save_company_config
 
@@ -55,6 +56,7 @@ def save_company_config(ctx: StepContext) -> Mapping[str, Any]:
     with ctx.transaction() as connection:
         before = publish.company_config(connection, third_company_id=third_company_id)
     ctx.remember({"before": before, "timezone": company.wps.timezone})
+    require_plan(ctx, company)
     connection = ctx.connection
     publish.use_zone(connection, company.wps.timezone)
     written = publish.write_company_config(connection, third_company_id=third_company_id, values=values)
@@ -89,6 +91,7 @@ def _save(kind: str) -> Action:
         fetched = ctx.action_data(FETCH)
         fetch = Fetch.recorded(ctx.saga.transaction_id, fetched)
         ctx.remember({"task_id": snapshot.task_id, "third_company_id": snapshot.third_company_id})
+        require_plan(ctx, company)
         connection = ctx.connection
         publish.use_zone(connection, company.wps.timezone)
         staging.prefer_hash_joins(connection)
@@ -145,17 +148,9 @@ def update_task_status(ctx: StepContext) -> Mapping[str, Any]:
 
 
 def _warn_of_thresholds(ctx: StepContext, difference: Mapping[str, Any]) -> None:
-    beyond = {
-        kind: difference[kind]["removed"]
-        for kind, most in WPS_THRESHOLDS.items()
-        if difference[kind]["removed"] > most
-    }
+    beyond = beyond_wps(difference)
     if beyond:
-        message = (
-            f"This sync removes {', '.join(f'{number} {kind}' for kind, number in beyond.items())}; above its"
-            " own thresholds (by default 200 users, 20 departments, 1 membership) WPS stops a job without a"
-            " word: look in the WPS console whether it was applied"
-        )
+        message = wps_warning(beyond)
         log.warning("Saga %s: %s", ctx.saga.transaction_id, message)
         ctx.event(EventType.WARNING, {"message": message, "removed": beyond})
 
@@ -190,5 +185,14 @@ FULL_SYNC = SagaDefinition(
             skippable=True,
         ),
     ),
+    checkpoints=(
+        Checkpoint(
+            PLAN,
+            plan_changes,
+            decide,
+            after=(FETCH,),
+            before=(SAVE_COMPANY, SAVE_DEPARTMENTS, SAVE_USERS, SAVE_RELATIONS),
+        ),
+    ),
 )
-"""validate → fetch → the four saves side by side → notify (the pivot) → update."""
+"""validate → fetch → (plan) → the four saves side by side → notify (the pivot) → update."""

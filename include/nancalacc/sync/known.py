@@ -1,7 +1,6 @@
 """Known state: what WPS has been given last, by company.
 
-It tells what a sync changes, guards against deletions that nobody meant, and holds the
-values of fields that cannot be read this time.
+It tells what a sync changes, and holds the values of fields that cannot be read this time.
 """
 
 from __future__ import annotations
@@ -40,8 +39,6 @@ KEYS: dict[str, tuple[str, ...]] = {"departments": ("did",), "users": ("uid",), 
 OPTIONAL = ("avatar", "email", "title", "work_place", "employer", "phone", "telephone")
 NOT_COMPARED = frozenset({"phone", "telephone"})
 """Encrypted anew each time: equal numbers differ [wps 5.4]."""
-LEAST_REMOVALS = 20
-REMOVALS_PER_KNOWN = 0.05
 
 Columns = Mapping[str, ColumnElement[Any]]
 
@@ -54,11 +51,6 @@ class Difference:
     added: int
     changed: int
     removed: int
-
-    @property
-    def is_mass_deletion(self) -> bool:
-        """More than max(20, 5 %) of what is known would go."""
-        return self.removed > max(LEAST_REMOVALS, self.known * REMOVALS_PER_KNOWN)
 
     def as_data(self) -> dict[str, int]:
         """The counts for action_data."""

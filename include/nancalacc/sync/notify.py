@@ -10,9 +10,13 @@ from sqlalchemy import Connection
 
 from nancalacc.errors import GuardError
 from nancalacc.saga.context import CompensationContext, StepContext
+from nancalacc.saga.state import PivotState
 from nancalacc.sync import publish
 from nancalacc.sync.asking import ask
 from nancalacc.sync.company import DRY_RUN, FETCH, SAVES, Company
+from nancalacc.sync.plan import Plan, hash_of_snapshot
+from nancalacc.sync.plan_text import short
+from nancalacc.sync.planned import require_plan
 from nancalacc.sync.publish import Snapshot
 from nancalacc.sync.services import SyncServices
 from nancalacc.sync.staging import Counts
@@ -32,11 +36,16 @@ def notify_wps(ctx: StepContext) -> Mapping[str, Any]:
     snapshot = company.snapshot(ctx)
     fetched = ctx.action_data(FETCH)
     ctx.remember({"task_id": snapshot.task_id, "third_company_id": snapshot.third_company_id})
+    # Once it may be published, the saga only goes forward.
+    is_open = ctx.record.pivot_state is not PivotState.INTENDED
+    plan = require_plan(ctx, company) if is_open else None
     with ctx.transaction(intend=True) as connection:
         publish.use_zone(connection, company.wps.timezone)
         _guard_snapshot(ctx, snapshot, fetched)
         _guard_counts(publish.count_rows(connection, snapshot=snapshot), fetched)
         _guard_newest(ctx, snapshot, connection)
+        if plan is not None:
+            _guard_plan(plan, snapshot, connection)
         publish.insert_root(connection, snapshot=snapshot, company_name=company.wps.company_name)
     calls = asyncio.run(_publish(ctx, company, snapshot, collect_cost_ms=int(fetched["collect_cost_ms"])))
     services: SyncServices = ctx.services
@@ -70,6 +79,15 @@ def _guard_newest(ctx: StepContext, snapshot: Snapshot, connection: Connection) 
         raise GuardError(
             f"Company {snapshot.third_company_id} has a newer sync, {newest}: task id {snapshot.task_id} is"
             " not published, because it would undo that. Start a new run"
+        )
+
+
+def _guard_plan(plan: Plan, snapshot: Snapshot, connection: Connection) -> None:
+    found = hash_of_snapshot(connection, snapshot=snapshot)
+    if found != plan.hash:
+        raise GuardError(
+            f"The saved rows are no longer those of plan {short(plan)}: task id {snapshot.task_id} is not"
+            f" published. Clear {FETCH} with its downstream tasks"
         )
 
 

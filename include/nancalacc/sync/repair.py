@@ -14,12 +14,11 @@ from typing import Any
 
 from sqlalchemy import Connection, text, update
 
-from nancalacc.config import DingTalkSettings
+from nancalacc.config import DingTalkSettings, WpsSettings
 from nancalacc.store import locks
 from nancalacc.store.tables import verifications
 from nancalacc.sync import inbox, known
 from nancalacc.sync.inbox import DEPARTMENT_ID, LONGEST_ID, Company, InboxEvent
-from nancalacc.sync.known import Difference
 from nancalacc.sync.mapping import ROOT_DID
 from nancalacc.sync.verify import IN_MOTION, Look
 
@@ -36,12 +35,12 @@ class Repair:
     refused: str = ""
 
 
-def repair(connection: Connection, seen: Look, *, wps_conn_id: str, dingtalk: DingTalkSettings) -> Repair:
+def repair(connection: Connection, seen: Look, *, wps: WpsSettings, dingtalk: DingTalkSettings) -> Repair:
     """Queue what a look found to differ; its copy of the directory must still be there.
 
     All in this one transaction, which no saga of the company can get in between: either known state
     is corrected and the objects are queued, or nothing has happened. Refuses while a sync of the
-    company is on its way, and when more would be removed than a full sync may remove.
+    company is on its way, and when more would be removed than a full sync may remove without a word.
     """
     values = {"id": seen.verification_id, "company": seen.third_company_id, "source": SOURCE}
     holder = locks.hold(connection, third_company_id=seen.third_company_id)
@@ -54,10 +53,11 @@ def repair(connection: Connection, seen: Look, *, wps_conn_id: str, dingtalk: Di
     for kind in ("departments", "users"):
         removed = connection.execute(EXTRA, values | {"kind": kind}).scalar_one()
         size = connection.execute(SIZE[kind], values).scalar_one()
-        if Difference(known=size, added=0, changed=0, removed=removed).is_mass_deletion:
+        allowed = wps.limits.by_name[f"{kind}_removed"].allowed(size)
+        if removed > allowed:
             return Repair(
-                refused=f"{removed} {kind} are only in WPS, more than max({known.LEAST_REMOVALS},"
-                f" {known.REMOVALS_PER_KNOWN:.0%}): run a full sync, with allow_mass_delete if they are to go"
+                refused=f"{removed} {kind} are only in WPS, the limit is {allowed}: if they are to go, run a"
+                " full sync with allow_mass_delete"
             )
     objects = list(connection.execute(OBJECTS, values))
     for statement in CORRECT:
@@ -69,7 +69,7 @@ def repair(connection: Connection, seen: Look, *, wps_conn_id: str, dingtalk: Di
         .where(verifications.c.id == seen.verification_id)
         .values(queued=len(events), counts={**seen.differences.as_data(), "left": left})
     )
-    inbox.store(connection, events, companies=[Company(dingtalk.conn_id, wps_conn_id)])
+    inbox.store(connection, events, companies=[Company(dingtalk.conn_id, wps.conn_id)])
     return Repair(queued=len(events), left=left)
 
 

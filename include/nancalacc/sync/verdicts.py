@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from nancalacc.sync.breaches import WPS_THRESHOLDS
 from nancalacc.sync.drift import Differences
-from nancalacc.sync.full import WPS_THRESHOLDS
 
 
 class Verdict(StrEnum):

@@ -24,12 +24,17 @@ with DAG("empty_full_sync", schedule=None):
     for step in FULL_SYNC:
         for predecessor in step.depends_on:
             steps[predecessor] >> steps[step.name]
+    looks = []
+    for checkpoint in FULL_SYNC.checkpoints:
+        look = task(task_id=checkpoint.name, do_xcom_push=False)(nothing)()
+        [steps[name] for name in checkpoint.after] >> look >> [steps[name] for name in checkpoint.before]
+        looks.append(look)
     settled = settle()
     outcome = task(task_id="saga_outcome", trigger_rule=TriggerRule.ALL_DONE, do_xcom_push=False)(nothing)()
-    list(steps.values()) >> settled
-    [*steps.values(), settled] >> outcome
     verify = task(task_id="verify_wps", do_xcom_push=False)(nothing)()
     steps[FULL_SYNC.steps[-1].name] >> verify >> outcome
+    [*steps.values(), *looks] >> settled
+    [*steps.values(), *looks, settled] >> outcome
     previous = settled
     with TaskGroup("compensation"):
         for step in reversed(FULL_SYNC.steps):

@@ -30,7 +30,7 @@ def mend(sync) -> Repair:
         done = repair(
             connection,
             found,
-            wps_conn_id=sync.company.wps.conn_id,
+            wps=sync.wps_settings(sync.company.wps.conn_id),
             dingtalk=sync.dingtalk_settings(sync.company.dingtalk.conn_id),
         )
     finish(sync.database, found)
@@ -101,7 +101,7 @@ def test_a_repair_never_removes_more_than_a_full_sync_may(sync, sandbox, organis
     sandbox.directory.users.update(people)
     before = sync.rows("SELECT * FROM known_users ORDER BY uid")
     done = mend(sync)
-    assert "25 users are only in WPS" in done.refused
+    assert "25 users are only in WPS, the limit is 10" in done.refused
     assert "allow_mass_delete" in done.refused
     assert batches.count("pending") == 0
     assert sync.rows("SELECT * FROM known_users ORDER BY uid") == before
@@ -126,7 +126,7 @@ def test_a_sync_that_ended_after_wps_was_read_makes_a_repair_refuse(sync, sandbo
         done = repair(
             connection,
             found,
-            wps_conn_id=sync.company.wps.conn_id,
+            wps=sync.wps_settings(sync.company.wps.conn_id),
             dingtalk=sync.dingtalk_settings(sync.company.dingtalk.conn_id),
         )
     assert "reconcile again" in done.refused

@@ -246,21 +246,6 @@ class TestDifference:
         snapshot.people({"uid": "u1", "nick_name": "neu"}, {"uid": "u4"})
         assert self.difference(snapshot).as_data() == {"known": 3, "added": 1, "changed": 1, "removed": 2}
 
-    @pytest.mark.parametrize(
-        "known_number, removed, is_mass",
-        [
-            (10, 10, False),
-            (20, 20, False),
-            (21, 21, True),
-            (400, 20, False),
-            (1000, 50, False),
-            (1000, 51, True),
-        ],
-    )
-    def test_more_than_twenty_and_five_percent_is_a_mass_deletion(self, known_number, removed, is_mass):
-        difference = known.Difference(known=known_number, added=0, changed=0, removed=removed)
-        assert difference.is_mass_deletion is is_mass
-
     def test_missing_is_what_was_not_read_at_all(self, snapshot):
         for uid in ("abc", "ABC", "gone"):
             snapshot.known_user(uid, uid)

@@ -107,7 +107,7 @@ def module_database(postgres: Postgres, template_database: str) -> Iterator[str]
 @pytest.fixture
 def unstarted(module_database: str) -> Iterator[Site]:
     made = Site(module_database)
-    made.inbox.execute("TRUNCATE dingtalk_events")
+    made.inbox.execute("DELETE FROM dingtalk_events")
     yield made
     made.stop()
 
@@ -126,7 +126,7 @@ async def test_an_event_is_stored_and_answered(site):
 
     reaction = await sender.send(sender.message(*EVENT))
 
-    assert reaction.accepted
+    assert reaction.success
     assert site.rows() == [STORED]
 
 
@@ -137,19 +137,19 @@ async def test_repetitions_are_answered_and_stored_once(site):
 
     reactions = [await sender.post(sealed), await sender.post(sealed), await sender.send(message)]
 
-    assert all(reaction.accepted for reaction in reactions)
+    assert all(reaction.success for reaction in reactions)
     assert site.rows() == [STORED]
 
 
 async def test_the_url_check_is_answered_and_leaves_no_trace(site):
-    assert (await site.sender().send(b'{"EventType":"check_url"}')).accepted
+    assert (await site.sender().send(b'{"EventType":"check_url"}')).success
     assert site.rows() == []
 
 
 async def test_the_older_form_with_other_capitals_is_read(site):
     content = {"CorpId": "c", "EventType": "user_leave_org", "UserId": ["u1"], "TimeStamp": "1685501863357"}
 
-    assert (await site.sender().send(json.dumps(content).encode())).accepted
+    assert (await site.sender().send(json.dumps(content).encode())).success
     assert site.rows() == [("dingtalk_default", "user_leave_org", ["u1"], "pending")]
 
 
@@ -159,7 +159,7 @@ async def test_differences_may_be_an_object_or_a_list(site, diff):
 
     assert (
         await sender.send(sender.message("user_modify_org", {"userId": ["u1"], "diffInfo": diff}))
-    ).accepted
+    ).success
     assert [row[2:] for row in site.rows()] == [(["u1"], "pending")]
 
 
@@ -217,7 +217,7 @@ async def test_damaged_content_under_a_good_signature_is_refused_and_kept_dead(s
 async def test_an_event_that_names_nobody_is_kept_dead_and_does_not_come_again(site):
     sender = site.sender()
 
-    assert (await sender.send(sender.message("user_add_org", {"userId": []}))).accepted
+    assert (await sender.send(sender.message("user_add_org", {"userId": []}))).success
     assert [row[1:] for row in site.rows()] == [("user_add_org", [], "dead")]
 
 
@@ -297,7 +297,7 @@ async def test_connections_that_cannot_be_read_now_mean_later(site, caplog):
     assert "password" not in caplog.text
     site.services.dingtalk_settings = site.settings
     sender = site.sender()
-    assert (await sender.send(sender.message(*EVENT))).accepted
+    assert (await sender.send(sender.message(*EVENT))).success
 
 
 async def test_the_signature_tells_the_company(unstarted):
@@ -310,9 +310,9 @@ async def test_the_signature_tells_the_company(unstarted):
     unstarted.start()
     first, second = unstarted.sender(), unstarted.sender(VECTOR_APP)
 
-    assert (await first.send(first.message(*EVENT))).accepted
+    assert (await first.send(first.message(*EVENT))).success
     assert [row[0] for row in unstarted.rows()] == ["dingtalk_default", "dingtalk_twin"]
-    assert (await second.send(second.message(*EVENT))).accepted
+    assert (await second.send(second.message(*EVENT))).success
     assert unstarted.rows()[2][0] == "dingtalk_vector"
 
 
@@ -328,7 +328,7 @@ async def test_without_the_database_the_answer_is_500_until_it_is_back(unstarted
     unstarted.services._database.close()
     unstarted.services._database = None
     unstarted.url = module_database
-    assert (await sender.send(message)).accepted
+    assert (await sender.send(message)).success
     assert unstarted.rows() == [STORED]
 
 

@@ -1,7 +1,7 @@
 """What came of reading WPS's directory back, and its copy while it is compared.
 
 Revision ID: 0010
-Revises: 0004
+Revises: 0008
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "0010"
-down_revision = "0004"
+down_revision = "0008"
 
 UTC_NOW = sa.text("timezone('utc', clock_timestamp())")
 
