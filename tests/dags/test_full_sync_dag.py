@@ -21,6 +21,7 @@ STEPS = [
     "update_task_status",
 ]
 SAVES = STEPS[2:6]
+DAGS = ["full_sync", "reconcile", "saga_recovery", "saga_maintenance", "undo_sync"]
 PLAN = "plan_changes"
 COMPENSATIONS = [f"compensation.{step}" for step in STEPS]
 DESCRIBE = """
@@ -103,7 +104,7 @@ def tasks(bag: dict) -> dict:
 
 def test_dag_files_load_without_pythonpath_connections_or_database(bag: dict):
     assert bag["errors"] == {}
-    assert {"full_sync", "reconcile", "saga_recovery", "saga_maintenance"} <= set(bag["dags"])
+    assert set(DAGS) <= set(bag["dags"])
 
 
 def test_every_dag_has_tags_documentation_and_no_catchup(bag: dict):
@@ -122,7 +123,7 @@ def test_every_task_has_owner_time_limit_and_retries_with_growing_pauses(bag: di
             assert task["backoff"] == 2
 
 
-@pytest.mark.parametrize("dag_id", ["full_sync", "reconcile", "saga_recovery", "saga_maintenance"])
+@pytest.mark.parametrize("dag_id", DAGS)
 def test_permanent_errors_are_not_retried(bag: dict, dag_id: str):
     for task in bag["dags"][dag_id]["tasks"].values():
         assert [(rule["exception"], rule["action"]) for rule in task["rules"]] == [
@@ -170,7 +171,7 @@ def test_a_step_has_time_for_everything_it_may_have_to_replay(tasks: dict):
     assert tasks[PLAN]["timeout"] > tasks["fetch_dingtalk_data"]["timeout"]
 
 
-@pytest.mark.parametrize("dag_id", ["full_sync", "reconcile", "saga_recovery", "saga_maintenance"])
+@pytest.mark.parametrize("dag_id", DAGS)
 def test_no_task_hands_data_on_by_xcom(bag: dict, dag_id: str):
     assert not any(task["xcom"] for task in bag["dags"][dag_id]["tasks"].values())
 
@@ -213,6 +214,18 @@ def test_reconcile_compares_each_company_by_schedule(tmp_path: Path):
     assert (dag["cron"], dag["zone"]) == ("25 5 * * *", "Asia/Shanghai")
     assert dag["params"] == {"wps_conn_id": None, "repair": False}
     assert all(dag["described"])
+
+
+def test_an_undo_has_the_graph_of_a_full_sync_and_is_started_by_people(bag: dict, tasks: dict):
+    undo = bag["dags"]["undo_sync"]
+    assert {task_id: task["downstream"] for task_id, task in undo["tasks"].items()} == {
+        task_id: task["downstream"] for task_id, task in tasks.items()
+    }
+    assert undo["cron"] is None
+    assert undo["params"] == {**bag["dags"]["full_sync"]["params"], "transaction_id": None}
+    assert all(undo["described"])
+    # Whoever needs it does not want to look for a switch first.
+    assert undo["paused"] is False
 
 
 def test_parameters_are_valid_by_default_and_described(bag: dict):

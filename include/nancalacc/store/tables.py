@@ -610,6 +610,20 @@ verification_differences = Table(
     Index("verification_differences_idx_verification", "verification_id"),
 )
 
+undo_left = Table(
+    "undo_left",
+    metadata,
+    Column(
+        "transaction_id",
+        String(64),
+        ForeignKey("saga_transactions.transaction_id", ondelete="CASCADE", onupdate="CASCADE"),
+        primary_key=True,
+    ),
+    Column("kind", String(20), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    _required("reason", 40),
+)
+
 
 def _shown() -> list[Column[Any]]:
     """What WPS shows, of one look at its directory; deleted when the look is over."""

@@ -11,7 +11,7 @@ from nancalacc.config import DingTalkSettings, WpsSettings
 from nancalacc.errors import GuardError
 from nancalacc.saga.checkpoint import Looking
 from nancalacc.saga.context import CompensationContext, StepContext
-from nancalacc.sync.params import FullSyncParams
+from nancalacc.sync.params import FullSyncParams, params_of
 from nancalacc.sync.publish import Snapshot
 from nancalacc.sync.services import SyncServices
 
@@ -43,7 +43,7 @@ class Company:
     def of(cls, ctx: StepContext | CompensationContext | Looking) -> Company:
         """Read parameters and both connections; raises RefusedError or ConfigurationError."""
         services: SyncServices = ctx.services
-        params = FullSyncParams.of(ctx.saga.params)
+        params = params_of(ctx.saga.definition, ctx.saga.params)
         return cls(
             params=params,
             dingtalk=services.dingtalk_settings(params.dingtalk_conn_id),

@@ -36,6 +36,20 @@ def validate_task(ctx: StepContext) -> Mapping[str, Any]:
     company = Company.of(ctx)
     authed = asyncio.run(_read_scope(services, company))
     plan = _plan_calls(ctx, company)
+    return {
+        **reserve(ctx, company),
+        "root_dept_id": company.dingtalk.root_dept_id,
+        "authed_dept": list(authed),
+        "call_plan": plan.as_data(),
+    }
+
+
+def reserve(ctx: StepContext, company: Company) -> dict[str, Any]:
+    """Take the company's lock and a task id; returns both, and how far the increments were by then.
+
+    While the saga has the lock no increment of its company is written: what is published by then
+    came before it, everything else comes after it.
+    """
     ctx.remember({"timezone": company.wps.timezone, "writes_task": not company.params.dry_run})
     _lock(ctx, company)
     with ctx.transaction() as connection:
@@ -43,13 +57,12 @@ def validate_task(ctx: StepContext) -> Mapping[str, Any]:
         task_id = _choose_task_id(ctx, company, connection=connection)
         publish.remove_root(connection, task_id=task_id, third_company_id=company.wps.third_company_id)
         ctx.identify(connection, third_company_id=company.wps.third_company_id, task_id=task_id)
+        marks = publish.newest_increments(connection)
     return {
         "task_id": task_id,
         "third_company_id": company.wps.third_company_id,
         "dry_run": company.params.dry_run,
-        "root_dept_id": company.dingtalk.root_dept_id,
-        "authed_dept": list(authed),
-        "call_plan": plan.as_data(),
+        "increments": marks,
     }
 
 
@@ -106,13 +119,15 @@ def _lock(ctx: StepContext, company: Company) -> None:
             )
             if holder is None:
                 return
-            is_full_sync = holder.definition == ctx.saga.definition
-            if not is_full_sync:
+            is_snapshot = holder.definition in publish.SNAPSHOT_SAGAS
+            if not is_snapshot:
                 locks.wait(
                     connection, third_company_id=third_company_id, transaction_id=ctx.saga.transaction_id
                 )
-        if is_full_sync or time.monotonic() >= deadline:
-            kind = "Another full sync" if is_full_sync else f"A saga of {holder.definition}"
+        if is_snapshot or time.monotonic() >= deadline:
+            kind = f"A saga of {holder.definition}"
+            if holder.definition == ctx.saga.definition:
+                kind = f"Another {holder.definition.replace('_', ' ')}"
             raise RefusedError(
                 f"{kind} of company {third_company_id} is running: run {holder.run_id!r} of DAG"
                 f" {holder.dag_id!r} (saga {holder.transaction_id}) has its lock. Start this one again when"
@@ -130,9 +145,7 @@ def _choose_task_id(ctx: StepContext, company: Company, *, connection: Any) -> s
     services: SyncServices = ctx.services
     saga = ctx.saga
     fixed = company.params.task_name
-    newest = publish.newest_published(
-        connection, third_company_id=company.wps.third_company_id, definition=saga.definition
-    )
+    newest = publish.newest_published(connection, third_company_id=company.wps.third_company_id)
     if fixed is not None and newest is not None and newest > fixed:
         raise RefusedError(
             f"Parameter 'task_name' {fixed!r} is older than the newest sync of company"

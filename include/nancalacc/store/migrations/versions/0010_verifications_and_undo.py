@@ -1,4 +1,4 @@
-"""What came of reading WPS's directory back, and its copy while it is compared.
+"""What came of reading WPS's directory back, its copy while it is compared, and what an undo leaves alone.
 
 Revision ID: 0010
 Revises: 0008
@@ -55,6 +55,20 @@ def upgrade() -> None:
     )
     op.create_index(
         "verification_differences_idx_verification", "verification_differences", ["verification_id"]
+    )
+    op.create_table(
+        "undo_left",
+        sa.Column("transaction_id", sa.String(length=64), nullable=False),
+        sa.Column("kind", sa.String(length=20), nullable=False),
+        sa.Column("key", sa.String(length=255), nullable=False),
+        sa.Column("reason", sa.String(length=40), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["transaction_id"],
+            ["saga_transactions.transaction_id"],
+            onupdate="CASCADE",
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("transaction_id", "kind", "key"),
     )
     _create_copy(
         "directory_departments",
