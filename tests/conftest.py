@@ -94,6 +94,7 @@ def stack_connections(sandbox: Sandbox) -> dict[str, str]:
     return {
         **{f"dingtalk_{name}": connection_json(connection) for name, connection in dingtalks.items()},
         **{f"wps_{name}": connection_json(connection) for name, connection in companies.items()},
+        "dingtalk_robot": connection_json(sandbox.robot_connection),
     }
 
 
@@ -118,6 +119,7 @@ def stack(
         environment={
             "NANCALACC_FULL_SYNC_SCHEDULE": "none",
             "NANCALACC_METRICS_TOKEN": "scrape-token-of-the-tests",
+            "NANCALACC_NOTIFY_CONN_ID": "dingtalk_robot",
             "NANCALACC_RECOVERY_SCHEDULE": "none",
             "NANCALACC_MAINTENANCE_SCHEDULE": "none",
             "NANCALACC_RECONCILE_SCHEDULE": "none",

@@ -166,3 +166,14 @@ class Rows:
             error,
         )
         return found
+
+    def listener(self, conn_id: str, *, is_connected: bool = True, silence: float = 0) -> None:
+        """A listener that was last seen so many seconds ago."""
+        self.execute(
+            "INSERT INTO listeners (listener, dingtalk_conn_id, is_connected, seen_at)"
+            " VALUES (%s, %s, %s, timezone('utc', now()) - make_interval(secs => %s))",
+            f"host:{silence:g}",
+            conn_id,
+            is_connected,
+            silence,
+        )

@@ -85,7 +85,7 @@ def db_stats() -> None:
 def check() -> None:
     """Test every connection, and name what is wrong."""
     from nancalacc.config import Settings
-    from nancalacc.orchestration.checks import check_database, check_dingtalk, check_wps
+    from nancalacc.orchestration.checks import check_database, check_dingtalk, check_notifier, check_wps
 
     try:
         settings = Settings.from_env()
@@ -95,6 +95,8 @@ def check() -> None:
     for dingtalk, wps in settings.companies:
         checks[dingtalk] = partial(check_dingtalk, dingtalk)
         checks[wps] = partial(check_wps, wps)
+    if settings.notify_conn_id:
+        checks[settings.notify_conn_id] = partial(check_notifier, settings)
     failed = 0
     for name, run in checks.items():
         try:

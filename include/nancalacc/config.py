@@ -22,6 +22,7 @@ WPS_CONN_ID = "wps_default"
 APPROVAL_SECONDS = 43_200.0
 """How long a plan waits for a person: over night, but not until the next night's sync."""
 LIMIT_VARIABLE = "NANCALACC_LIMIT_"
+DINGTALK_ROBOT = "nancalacc.orchestration.notifiers.DingTalkRobotNotifier"
 TOO_LONG_FOR_THE_TABLES = {"third_company_id": 20, "company_id": 20, "platform_id": 60}
 
 
@@ -345,6 +346,8 @@ class Settings:
     repeat_seconds: float = 1800
     verify_seconds: float | None = 0
     metrics_token: str = field(default="", repr=False)
+    notify_conn_id: str = ""
+    notifier: str = DINGTALK_ROBOT
     retention: Retention = Retention()
 
     @classmethod
@@ -373,6 +376,8 @@ class Settings:
             busy_wait_seconds=_env_number("NANCALACC_BUSY_WAIT_SECONDS", 600),
             retry_delay_seconds=_env_number("NANCALACC_RETRY_DELAY_SECONDS", 10),
             metrics_token=os.environ.get("NANCALACC_METRICS_TOKEN", ""),
+            notify_conn_id=os.environ.get("NANCALACC_NOTIFY_CONN_ID", ""),
+            notifier=os.environ.get("NANCALACC_NOTIFIER") or DINGTALK_ROBOT,
             batch_size=_env_count("NANCALACC_BATCH_SIZE", 500),
             event_attempts=_env_count("NANCALACC_EVENT_ATTEMPTS", 5),
             event_pause_seconds=_env_number("NANCALACC_EVENT_PAUSE_SECONDS", 10),

@@ -36,7 +36,9 @@ INSERT INTO saga_steps (step_id, transaction_id, step_name, position, status, ep
     start_time, end_time)
 SELECT t.transaction_id || ':' || s.name, t.transaction_id, s.name, s.position,
     CASE WHEN t.status = 'in_progress' AND s.position > 4 THEN 'pending' ELSE 'completed' END, 1, 1,
-    '{{"rows": 100, "fetch": {{"epoch": 1, "attempt": 1}}}}', t.start_time + s.position * interval '3 s',
+    CASE WHEN s.position = 2 THEN '{{"evidence": {{"throttled": 1, "calls": {{"a": 3, "b": 4}}}}}}'
+         ELSE '{{"rows": 100, "fetch": {{"epoch": 1, "attempt": 1}}}}' END::jsonb,
+    t.start_time + s.position * interval '3 s',
     t.start_time + s.position * interval '3 s' + random() * interval '3 s'
 FROM saga_transactions t, (VALUES ('validate_task', 1), ('fetch_dingtalk_data', 2),
     ('save_company_config', 3), ('save_departments', 4), ('save_users', 5), ('save_relations', 6),

@@ -90,6 +90,35 @@ def test_a_viewer_sees_everything_and_changes_nothing(
     company.execute("DELETE FROM dingtalk_events")
 
 
+def test_an_editor_who_is_no_admin_may_do_everything_that_changes_runs(
+    company: Company, paths: dict[str, Any]
+):
+    with company.broken("tb_las_user"):
+        run_id = company.run()
+    event = company.rows(
+        "INSERT INTO dingtalk_events (dingtalk_conn_id, wps_conn_id, event_id, event_type, status)"
+        " VALUES ('dingtalk_default', 'wps_default', 'e1', 'user_add_org', 'dead') RETURNING id"
+    )[0]["id"]
+    with company.stack.api_as("editor") as editor:
+        me = editor.request("GET", "/nancalacc/me")
+        assert DAG in me["editable_dags"]
+        assert DAG in me["full_sync_dags"]
+        token = editor._client.headers["Authorization"]
+        with httpx.Client(base_url=company.stack.base_url, trust_env=False, timeout=60) as client:
+            for path, operations in paths.items():
+                if "post" not in operations or path == "/full-syncs":
+                    continue
+                where = "/nancalacc" + path.replace("{transaction_id}", saga_of(run_id).rpartition("/")[2])
+                sent = body(**({"step": "save_users"} if path.endswith("skip") else {}))
+                answer = client.post(
+                    where.replace("{event_id}", str(event)), json=sent, headers={"Authorization": token}
+                )
+                assert answer.status_code in {200, 409}, (path, answer.text)
+    company.execute("DELETE FROM dingtalk_events")
+    company.wait(run_id)
+    assert company.state(run_id) == "success", "the retry was carried out as the editor"
+
+
 def test_a_form_of_another_site_does_nothing_with_a_persons_cookie(company: Company, web: httpx.Client):
     company.run(dry_run=True)
     token = company.stack.api._client.headers["Authorization"].removeprefix("Bearer ")

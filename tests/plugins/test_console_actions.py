@@ -209,7 +209,18 @@ async def test_a_full_sync_starts_once_with_its_parameters_and_its_author(
     again = await client.post("/full-syncs", json=same)
     assert again.json()["changed"] is False
     assert again.json()["transaction_id"] == answer.json()["transaction_id"]
+    assert len(actions_of(rows, answer.json()["transaction_id"])) == 1
     assert (await client.post("/full-syncs", json=body(dag_id="smoke"))).status_code == 409
+
+
+async def test_a_full_sync_whose_record_was_lost_is_recorded_when_it_is_asked_for_again(
+    client: httpx.AsyncClient, rows: Rows, airflow_app: Airflow
+):
+    airflow_app.answers = {("POST", "/dags/full_sync/dagRuns"): (409, {"detail": "exists"})}
+    answer = await client.post("/full-syncs", json=body())
+    assert answer.json()["changed"] is False
+    [event] = actions_of(rows, answer.json()["transaction_id"])
+    assert (event["user"], event["action"]) == ("ann", "start")
 
 
 async def test_dead_events_are_tried_again_or_dropped(client: httpx.AsyncClient, rows: Rows):

@@ -166,6 +166,104 @@ async def test_health_names_what_is_wrong(client: httpx.AsyncClient, rows: Rows)
     assert "1 dead events" in problems
     assert "60 minutes" in problems
     assert "is compensating and does not get on" in problems
+    forward = rows.saga("forward", status="in_progress", done=6, pivot="intended")
+    assert forward not in " | ".join((await client.get("/health/details")).json()["problems"])
+    rows.execute(
+        "UPDATE saga_transactions SET recovery_error = 'WPS is away', recovery_tries = 1"
+        " WHERE run_id = 'forward'"
+    )
+    problems = " | ".join((await client.get("/health/details")).json()["problems"])
+    assert f"Saga {forward} is in_progress and does not get on" in problems
+    assert problems.count("does not get on") == 2
+
+
+async def test_health_tells_whether_somebody_listens(client: httpx.AsyncClient, rows: Rows):
+    rows.saga("good")
+
+    async def health() -> tuple[dict, list[str]]:
+        found = (await client.get("/health/details")).json()
+        [listener] = found["listeners"]
+        return listener, found["problems"]
+
+    listener, problems = await health()
+    assert (listener["dingtalk_conn_id"], listener["is_connected"]) == ("dingtalk_default", False)
+    assert listener["seen_at"] is None
+    assert problems == [], "events may come by the callback alone"
+    rows.listener("dingtalk_default", silence=600)
+    rows.listener("of_another_installation", is_connected=False)
+    listener, problems = await health()
+    assert listener["is_connected"] is False, "it said that it was, but that is long ago"
+    assert "No listener is connected to DingTalk by dingtalk_default" in problems[0]
+    assert "10 minutes ago" in problems[0]
+    assert len(problems) == 1
+    rows.listener("dingtalk_default", is_connected=False, silence=1)
+    assert (await health())[0]["is_connected"] is False
+    rows.listener("dingtalk_default", silence=5)
+    listener, problems = await health()
+    assert listener["is_connected"] is True, "one of several is enough"
+    assert problems == []
+
+
+async def test_health_tells_of_every_companys_last_full_sync_and_of_messages_that_do_not_arrive(
+    client: httpx.AsyncClient, rows: Rows
+):
+    rows.saga("a1", company="a")
+    rows.saga("a2", company="a")
+    rows.saga("b1", company="b", dag_id="full_sync__wps_b")
+    rows.saga("dry", company="b", dag_id="full_sync__wps_b")
+    rows.execute("UPDATE saga_transactions SET params = '{\"dry_run\": true}' WHERE run_id = 'dry'")
+    rows.execute(
+        "INSERT INTO incidents (key, kind, facts, error) VALUES ('a', 'dead_events', '{}', 'sign not match'),"
+        " ('b', 'dead_events', '{}', NULL)"
+    )
+    found = (await client.get("/health/details")).json()
+    assert [saga["run_id"] for saga in found["last_full_syncs"]] == ["b1", "a2"]
+    assert found["last_full_sync"]["run_id"] == "b1"
+    assert found["problems"] == ["1 messages about incidents could not be sent: sign not match"]
+
+
+async def test_calls_and_throttles_are_those_of_the_last_day_whatever_became_of_the_sagas(
+    client: httpx.AsyncClient, rows: Rows
+):
+    report = '{"evidence": {"calls": {"topapi/v2/user/list": 3, "gettoken": 1}, "throttled": 2}}'
+    rows.saga("good")
+    rows.saga("bad", status="compensated", done=4, failed="save_users", error="broken")
+    rows.saga("old")
+    rows.execute("UPDATE saga_steps SET action_data = %s WHERE step_name = 'fetch_dingtalk_data'", report)
+    rows.execute("UPDATE saga_steps SET action_data = '{\"calls\": 2}' WHERE step_name = 'notify_wps'")
+    rows.execute("UPDATE saga_steps SET action_data = '[1]' WHERE step_name = 'validate_task'")
+    rows.execute("UPDATE saga_steps SET action_data = '{\"evidence\": 7}' WHERE step_name = 'save_users'")
+    rows.execute(
+        "UPDATE saga_steps SET start_time = start_time - interval '2 days' WHERE transaction_id = %s",
+        rows.made[2],
+    )
+    answer = await client.get("/metrics", headers={"authorization": f"Bearer {SCRAPE_TOKEN}"})
+    for line in (
+        'nancalacc_dingtalk_calls{definition="full_sync",path="topapi/v2/user/list"} 6.0',
+        'nancalacc_dingtalk_throttled_calls{definition="full_sync"} 4.0',
+        'nancalacc_wps_calls{definition="full_sync"} 2.0',
+    ):
+        assert line in answer.text, answer.text
+
+
+async def test_metrics_count_open_sagas_of_any_age_and_ended_ones_of_the_last_day(
+    client: httpx.AsyncClient, rows: Rows
+):
+    rows.saga("good")
+    rows.saga("old")
+    rows.saga("stuck", status="compensating", done=4, failed="save_users", error="broken", company="b")
+    rows.execute(
+        "UPDATE saga_transactions SET created_at = created_at - interval '3 days' WHERE run_id != 'good'"
+    )
+    rows.listener("dingtalk_default", silence=600)
+    answer = await client.get("/metrics", headers={"authorization": f"Bearer {SCRAPE_TOKEN}"})
+    for line in (
+        'nancalacc_sagas{definition="full_sync",status="completed"} 1.0',
+        'nancalacc_sagas{definition="full_sync",status="compensating"} 1.0',
+        'nancalacc_listener_connected{connection="dingtalk_default"} 0.0',
+        'nancalacc_company_last_success_timestamp_seconds{company="tenant-1",definition="full_sync"}',
+    ):
+        assert line in answer.text, answer.text
 
 
 async def test_task_records_are_found_by_name(client: httpx.AsyncClient, rows: Rows):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+from nancalacc.clients.dingtalk_robot import RobotSettings
+from nancalacc.config import DINGTALK_ROBOT, Settings
 from nancalacc.orchestration.hooks import database_url
-from nancalacc.orchestration.http_hooks import DingTalkHook, WpsHook
+from nancalacc.orchestration.http_hooks import DingTalkHook, RobotHook, WpsHook
+from nancalacc.orchestration.notifiers import notifier_class
 from nancalacc.store.database import Database
 from nancalacc.store.migrate import expected_revision, require_current
 
@@ -45,3 +48,14 @@ def check_wps(conn_id: str) -> str:
             return f"{settings.base_url}{settings.prefix}, root department {root.get('name', '')}"
 
     return asyncio.run(read())
+
+
+def check_notifier(settings: Settings) -> str:
+    """The notifier exists and its connection is complete; nothing is sent, so nobody is alarmed."""
+    notifier_class(settings.notifier)
+    connection = RobotHook(settings.notify_conn_id).connection_info()
+    if settings.notifier != DINGTALK_ROBOT:
+        return f"for {settings.notifier}; no message was sent"
+    robot = RobotSettings.of(connection)
+    signed = "signed" if robot.sign_secret else "not signed: extra has no 'sign_secret'"
+    return f"{robot.base_url}, {signed}; no message was sent"

@@ -11,6 +11,7 @@ from airflow.sdk import Connection
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from nancalacc.clients.dingtalk import DingTalkClient
+from nancalacc.clients.dingtalk_robot import DingTalkRobot, RobotSettings
 from nancalacc.clients.wps import WpsClient
 from nancalacc.config import (
     DINGTALK_CONN_ID,
@@ -114,3 +115,16 @@ class WpsHook(_ConnectionHook):
         settings = WpsSettings.of(await self.connection_info_async())
         async with self.transport() as transport:
             yield WpsClient(settings, transport=transport)
+
+
+class RobotHook(_ConnectionHook):
+    """Gives a DingTalk robot for a connection (host, password = access token)."""
+
+    default_conn_name = "dingtalk_robot"
+
+    @asynccontextmanager
+    async def client(self) -> AsyncGenerator[DingTalkRobot]:
+        """A robot with a session of its own; raises ConfigurationError naming what is wrong."""
+        settings = RobotSettings.of(await self.connection_info_async())
+        async with self.transport() as transport:
+            yield DingTalkRobot(settings, transport=transport)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from nancalacc.saga.definition import transaction_id_of
 
@@ -35,6 +35,15 @@ def console_views() -> list[dict[str, Any]]:
     ]
 
 
+def console_address(**query: str) -> str:
+    """The address of a place in the console, as a page of Airflow."""
+    from airflow.configuration import conf
+
+    base = conf.get("api", "base_url", fallback="/").rstrip("/")
+    root = urlsplit(base).path.rstrip("/")
+    return f"{base}/plugin/{VIEW}{root}/{CONSOLE}?{urlencode(query)}"
+
+
 class SagaLink:
     """A button on the page of a task that leads to its saga; other DAGs' tasks get none."""
 
@@ -48,9 +57,4 @@ class SagaLink:
         dag_id = ti_key.dag_id
         if not any(dag_id == name or dag_id.startswith(f"{name}__") for name in self._definitions):
             return ""
-        from airflow.configuration import conf
-
-        base = conf.get("api", "base_url", fallback="/").rstrip("/")
-        root = urlsplit(base).path.rstrip("/")
-        saga = transaction_id_of(dag_id=dag_id, run_id=ti_key.run_id)
-        return f"{base}/plugin/{VIEW}{root}/{CONSOLE}?saga={saga}"
+        return console_address(saga=transaction_id_of(dag_id=dag_id, run_id=ti_key.run_id))

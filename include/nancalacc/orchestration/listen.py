@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
-from collections.abc import Callable, Sequence
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 import aiohttp
 
@@ -21,6 +26,7 @@ from nancalacc.errors import ConfigurationError, DatabaseError, NancalaccError, 
 from nancalacc.orchestration.hooks import database_url
 from nancalacc.orchestration.http_hooks import DingTalkHook
 from nancalacc.orchestration.intake import Intake
+from nancalacc.store import listeners
 from nancalacc.store.database import Database
 from nancalacc.store.migrate import require_current
 from nancalacc.store.tables import EventStatus
@@ -92,6 +98,9 @@ class Listener:
         self._intake = Intake(database)
         self._liveness = liveness
         self._times = times
+        self._name = f"{socket.gethostname()[:200]}:{os.getpid()}:{uuid4().hex[:8]}"
+        self._signing = threading.Lock()
+        self._signed_off = False
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Listen until `stopping` is set and what was in hand by then is answered."""
@@ -102,6 +111,7 @@ class Listener:
             beside = [
                 asyncio.create_task(self._intake.run()),
                 asyncio.create_task(self._stay_alive(clients)),
+                asyncio.create_task(self._show_signs(clients)),
             ]
             try:
                 await asyncio.gather(*(client.run(stopping) for client in clients))
@@ -109,6 +119,7 @@ class Listener:
                 for task in beside:
                     task.cancel()
                 await asyncio.gather(*beside, return_exceptions=True)
+                await self._sign(dict.fromkeys(self._apps.conn_ids, False), last=True)
                 if self._liveness is not None:
                     self._liveness.unlink(missing_ok=True)
         log.info("Stopped")
@@ -151,6 +162,37 @@ class Listener:
                     log.warning("Not alive: %s", error)
             await asyncio.sleep(CHECK_SECONDS)
 
+    async def _show_signs(self, clients: Sequence[StreamClient]) -> None:
+        """Write into the tables which streams are connected: when that changes, and as a sign of life."""
+        shown: dict[str, bool] = {}
+        at = 0.0
+        while True:
+            connected = {
+                conn_id: client.connected
+                for conn_id, client in zip(self._apps.conn_ids, clients, strict=True)
+            }
+            is_due = time.monotonic() - at >= listeners.SIGN_SECONDS
+            if (connected != shown or is_due) and await self._sign(connected):
+                shown, at = connected, time.monotonic()
+            await asyncio.sleep(CHECK_SECONDS)
+
+    async def _sign(self, connected: Mapping[str, bool], *, last: bool = False) -> bool:
+        def write() -> None:
+            # A thread cannot be cancelled: one that is late must not undo the last sign.
+            with self._signing:
+                if self._signed_off:
+                    return
+                self._signed_off = last
+                with self._database.transaction() as connection:
+                    listeners.seen(connection, listener=self._name, connected=connected)
+
+        try:
+            await asyncio.to_thread(write)
+        except NancalaccError as error:
+            log.warning("The sign of life is not written: %s", error)
+            return False
+        return True
+
     def _ask_inbox(self) -> None:
         with self._database.transaction() as connection:
             require_working(connection)
@@ -169,7 +211,7 @@ def listen(*, liveness: Path | None = None) -> None:
             raise ConfigurationError(
                 f"The liveness file {liveness} cannot be written: {error.strerror}"
             ) from None
-    with Database(database_url(), pool_size=2, application_name="nancalacc-listen") as database:
+    with Database(database_url(), pool_size=3, application_name="nancalacc-listen") as database:
         _check_schema(database)
         listener = Listener(
             companies,

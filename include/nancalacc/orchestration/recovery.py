@@ -216,9 +216,18 @@ class Recovery:
 def recover_sagas(task_instance: Any, *, transaction_id: str | None) -> None:
     """What the task of `saga_recovery` does: every saga that is due, or the one that is named.
 
-    Raises FatalError when the named saga does not exist or its run is not over, TransientError when
-    it could not be finished.
+    Then it tells people what nobody was told of yet. Raises FatalError when the named saga does not
+    exist or its run is not over, TransientError when it could not be finished.
     """
+    from nancalacc.orchestration.incidents import tell_incidents
+
+    try:
+        _recover_sagas(task_instance, transaction_id=transaction_id)
+    finally:
+        tell_incidents()
+
+
+def _recover_sagas(task_instance: Any, *, transaction_id: str | None) -> None:
     from nancalacc.config import Settings
     from nancalacc.orchestration.hooks import coordinator_over, open_database
     from nancalacc.orchestration.registry import definition_of, recovery_services_of

@@ -257,36 +257,46 @@ def _outcome_task(
         **retrying,
     )
     def saga_outcome(**context: Any) -> None:
-        from nancalacc.orchestration.hooks import open_coordinator
+        from nancalacc.orchestration.incidents import tell_incidents
 
-        with open_coordinator() as coordinator:
-            if gate_id is not None and not _exists(coordinator, context):
-                if _is_skipped(gate_id, context):
-                    return
-                raise AirflowFailException(
-                    f"No saga was begun: the log of {gate_id}, or of {definition.steps[0].name}, says why."
-                    f" To try again, clear {gate_id} together with its downstream tasks."
-                )
-            transaction_id = _start(coordinator, definition, context)
-            failure, steps = coordinator.get(transaction_id)
-            # Nothing went wrong that anybody should hear of, or a person cleared this task to finish it.
-            quiet = all(step.status.done for step in steps) or _was_cleared(context["ti"])
-            try:
-                coordinator.conclude(
-                    definition, transaction_id, services=services(context), run=_run_view(definition, context)
-                )
-            except NancalaccError as error:
-                explanation = explain(definition, *coordinator.get(transaction_id), failure=failure)
-                message = _logged(*explanation, f"({error})")
-                if isinstance(error, FatalError):
-                    raise AirflowFailException(message) from None
-                raise TransientError(message) from None
-            saga, steps = coordinator.get(transaction_id)
-            if saga.status is SagaStatus.COMPLETED and quiet:
-                return
-            raise AirflowFailException(_logged(*explain(definition, saga, steps, failure=failure)))
+        try:
+            _conclude(definition, services=services, context=context, gate_id=gate_id)
+        finally:
+            tell_incidents()
 
     return saga_outcome()
+
+
+def _conclude(definition: SagaDefinition, *, services: ServicesOf, context: Any, gate_id: str | None) -> None:
+    """Finish what is open; raises with one message about what went wrong, unless a person finished it."""
+    from nancalacc.orchestration.hooks import open_coordinator
+
+    with open_coordinator() as coordinator:
+        if gate_id is not None and not _exists(coordinator, context):
+            if _is_skipped(gate_id, context):
+                return
+            raise AirflowFailException(
+                f"No saga was begun: the log of {gate_id}, or of {definition.steps[0].name}, says why."
+                f" To try again, clear {gate_id} together with its downstream tasks."
+            )
+        transaction_id = _start(coordinator, definition, context)
+        failure, steps = coordinator.get(transaction_id)
+        # Nothing went wrong that anybody should hear of, or a person cleared this task to finish it.
+        quiet = all(step.status.done for step in steps) or _was_cleared(context["ti"])
+        try:
+            coordinator.conclude(
+                definition, transaction_id, services=services(context), run=_run_view(definition, context)
+            )
+        except NancalaccError as error:
+            explanation = explain(definition, *coordinator.get(transaction_id), failure=failure)
+            message = _logged(*explanation, f"({error})")
+            if isinstance(error, FatalError):
+                raise AirflowFailException(message) from None
+            raise TransientError(message) from None
+        saga, steps = coordinator.get(transaction_id)
+        if saga.status is SagaStatus.COMPLETED and quiet:
+            return
+        raise AirflowFailException(_logged(*explain(definition, saga, steps, failure=failure)))
 
 
 def _logged(*sentences: str) -> str:

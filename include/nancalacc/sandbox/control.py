@@ -23,6 +23,7 @@ from nancalacc.sandbox.organisation import (
     demo_organisation,
     organisation_of_size,
 )
+from nancalacc.sandbox.robot import RobotRules
 from nancalacc.sandbox.stream import StreamRules
 from nancalacc.sandbox.wps import WpsRules
 
@@ -63,6 +64,7 @@ class Control:
             ("POST", "/events/raw", self._send_raw),
             ("POST", "/events/disconnect", self._disconnect),
             ("POST", "/events/cut", self._cut),
+            ("GET", "/robot", self._robot),
             ("GET", "/wps", self._wps),
             ("POST", "/wps/run", self._run),
             ("GET", "/compare", self._compare),
@@ -98,6 +100,7 @@ class Control:
             "consumer": asdict(sandbox.consumer.rules),
             "stream": asdict(sandbox.stream.rules),
             "callback": asdict(sandbox.callback.rules),
+            "robot": asdict(sandbox.robot.rules),
         }
 
     def _change_settings(self, request: web.Request, body: Any) -> Answer:
@@ -111,7 +114,9 @@ class Control:
         consumer = _changed(sandbox.consumer.rules, ConsumerRules, _dict(body.get("consumer", {})))
         stream = _changed(sandbox.stream.rules, StreamRules, _dict(body.get("stream", {})))
         callback = _changed(sandbox.callback.rules, CallbackRules, _dict(body.get("callback", {})))
+        robot = _changed(sandbox.robot.rules, RobotRules, _dict(body.get("robot", {})))
         sandbox.stream.rules = stream
+        sandbox.robot.rules = robot
         sandbox.callback.rules = callback
         sandbox.dingtalk.rules = dingtalk
         sandbox.wps.rules = wps
@@ -208,6 +213,9 @@ class Control:
     def _cut(self, request: web.Request, _body: Any) -> Answer:
         self._sandbox.stream.cut()
         return self._events(request, None)
+
+    def _robot(self, _request: web.Request, _body: Any) -> Answer:
+        return {"messages": self._sandbox.robot.messages}
 
     def _wps(self, request: web.Request, _body: Any) -> Answer:
         consumer = self._sandbox.consumer

@@ -23,6 +23,7 @@ from nancalacc.sandbox.dingtalk import DingTalk, DingTalkRules, family_of
 from nancalacc.sandbox.directory import Directory
 from nancalacc.sandbox.faults import Family, Faults, faulty_answer
 from nancalacc.sandbox.organisation import ROOT_DEPT_ID, Organisation, demo_organisation
+from nancalacc.sandbox.robot import ROBOT_PATH, Robot, RobotRules
 from nancalacc.sandbox.stream import CONNECT_PATH, OPEN_PATH, StreamGateway, StreamRules
 from nancalacc.sandbox.wps import GATEWAY_PATH, Wps, WpsRules
 
@@ -48,6 +49,9 @@ class SandboxOptions:
     consumer: ConsumerRules = field(default_factory=ConsumerRules)
     stream: StreamRules = field(default_factory=StreamRules)
     callback: CallbackRules = field(default_factory=CallbackRules)
+    robot_token: str = field(default="sandbox-robot", repr=False)
+    robot_secret: str = field(default="SECsandbox", repr=False)
+    robot: RobotRules = field(default_factory=RobotRules)
 
 
 class CallLog:
@@ -82,7 +86,7 @@ class Sandbox:
     """Stand-in for one DingTalk app and one WPS company, as long as the `async with` block.
 
     Everything is reachable in-process, from other threads too: `organisation`, `dingtalk`, `wps`,
-    `consumer`, `directory`, `stream`, `callback`, `faults`, `calls`. `port` 0 takes a free one;
+    `consumer`, `directory`, `stream`, `callback`, `robot`, `faults`, `calls`. `port` 0 takes a free one;
     `url` names it.
     """
 
@@ -104,6 +108,11 @@ class Sandbox:
             app_key=self.options.app_key, app_secret=self.options.app_secret, rules=self.options.stream
         )
         self.callback = CallbackSender(owner_key=self.options.app_key, rules=self.options.callback)
+        self.robot = Robot(
+            access_token=self.options.robot_token,
+            sign_secret=self.options.robot_secret,
+            rules=self.options.robot,
+        )
         self.dingtalk = DingTalk(
             demo_organisation() if organisation is None else organisation,
             app_key=self.options.app_key,
@@ -207,6 +216,16 @@ class Sandbox:
             },
         )
 
+    @property
+    def robot_connection(self) -> ConnectionInfo:
+        """What a connection must say to reach the robot of this sandbox."""
+        return ConnectionInfo(
+            conn_id="dingtalk_robot",
+            host=self.url,
+            password=self.options.robot_token,
+            extra={"sign_secret": self.options.robot_secret},
+        )
+
     def compare(
         self, *, root_dept_id: int = ROOT_DEPT_ID, third_company_id: str = "", accounts: bool = True
     ) -> Comparison:
@@ -228,6 +247,7 @@ class Sandbox:
         self.dingtalk.reset()
         self.stream.reset(self.options.stream)
         self.callback.rules = self.options.callback
+        self.robot.reset(self.options.robot)
         self.wps.rules = self.options.wps
         self.wps.expire_tokens()
         self.consumer.set_rules(self.options.consumer)
@@ -237,9 +257,8 @@ class Sandbox:
         path = request.path
         self.calls.add(path)
         is_wps = GATEWAY_PATH.fullmatch(path) is not None
-        handle = (
-            self.wps.handle if is_wps else self._open_stream if path == OPEN_PATH else self.dingtalk.handle
-        )
+        ours = {OPEN_PATH: self._open_stream, ROBOT_PATH: self.robot.handle}
+        handle = self.wps.handle if is_wps else ours.get(path, self.dingtalk.handle)
         answer: Callable[[], Awaitable[web.Response]] = lambda: handle(request)  # noqa: E731
         values = dict(request.query) | _values(await request.read())
         fault = self.faults.take(path, values=values)

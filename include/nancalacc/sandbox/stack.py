@@ -96,7 +96,7 @@ class AirflowStack:
     """Airflow with LocalExecutor, on 127.0.0.1 only, as long as the `with` block.
 
     Every component has a session of its own, so that Ctrl-C reaches only the one who started the
-    stack, and a log file in `home`. `admin` and `viewer` are the users, with random passwords.
+    stack, and a log file in `home`. `admin`, `editor` and `viewer` are the users, with random passwords.
     Raises ConfigurationError with the end of the log when a component does not start.
     """
 
@@ -104,7 +104,7 @@ class AirflowStack:
         self.home = settings.home
         self.port = settings.port or free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
-        self.passwords = {name: secrets.token_urlsafe(9) for name in ("admin", "viewer")}
+        self.passwords = {name: secrets.token_urlsafe(9) for name in ("admin", "editor", "viewer")}
         self._settings = settings
         self._report = report or (lambda text: log.info("%s", text))
         self._running: dict[Component, subprocess.Popen[bytes]] = {}
@@ -129,7 +129,7 @@ class AirflowStack:
         return self._environment
 
     def api_as(self, username: str) -> AirflowApi:
-        """A client of the API as `admin` or `viewer`; the caller closes it."""
+        """A client of the API as `admin`, `editor` or `viewer`; the caller closes it."""
         return AirflowApi(self.base_url, username=username, password=self.passwords[username])
 
     def start_all(self) -> None:
@@ -288,7 +288,7 @@ class AirflowStack:
             "AIRFLOW__CORE__PARALLELISM": "8",
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(settings.plugins),
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
-            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,viewer:viewer",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,editor:user,viewer:viewer",
             "AIRFLOW__DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": "1",
             "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(bundles),
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "10",

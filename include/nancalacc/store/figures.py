@@ -1,33 +1,39 @@
 """Figures over many sagas: for the statistics page, the health strip and Prometheus.
 
-Every query looks at open sagas, at counts by status, or at what happened since a moment: its cost
-does not grow with the age of the installation.
+Every query looks at open sagas, at the last ones, or at what happened since a moment: its cost does not
+grow with the age of the installation.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, and_, func, or_, select, text
 
 from nancalacc.saga.records import SagaRecord
 from nancalacc.saga.state import SagaStatus
 from nancalacc.store.migrate import VERSION_TABLE
 from nancalacc.store.queries import SAGA_FIELDS, saga_of
-from nancalacc.store.tables import saga_transactions
+from nancalacc.store.tables import UTC_NOW, saga_transactions
 
 OPEN = tuple(status.value for status in SagaStatus if not status.ended)
 GOING_BACK = (SagaStatus.FAILED.value, SagaStatus.COMPENSATING.value)
 MOST_REASONS = 10
 REASON_LENGTH = 300
 
+OPEN_COUNTS = text("""
+SELECT definition, status, count(*) AS count FROM saga_transactions
+WHERE status = ANY(:open) AND deleted_at IS NULL AND dag_id = ANY(:dags)
+GROUP BY definition, status
+""")
 COUNTS = text("""
 SELECT definition, status, count(*) AS count FROM saga_transactions
 WHERE deleted_at IS NULL AND dag_id = ANY(:dags)
-  AND (CAST(:since AS timestamp) IS NULL OR created_at >= :since)
+  AND created_at >= :since
 GROUP BY definition, status ORDER BY definition, status
 """)
 STEPS = text("""
@@ -55,6 +61,28 @@ FROM saga_events e JOIN saga_transactions t USING (transaction_id)
 WHERE e.event_type = ANY(:types) AND e.created_at >= :since AND t.dag_id = ANY(:dags)
 GROUP BY t.definition, e.event_type ORDER BY t.definition, e.event_type
 """)
+CALLS = text("""
+SELECT t.definition, s.action_data->'evidence'->'calls' AS paths,
+       s.action_data->'evidence'->'throttled' AS throttled, s.action_data->'calls' AS wps_calls
+FROM saga_steps s JOIN saga_transactions t USING (transaction_id)
+WHERE s.start_time >= :since AND t.dag_id = ANY(:dags) AND s.action_data ?| ARRAY['evidence', 'calls']
+""")
+# The companies by steps through the index, however many sagas each has.
+LAST_COMPLETED = text(f"""
+WITH RECURSIVE companies AS (
+    SELECT min(third_company_id) AS company FROM saga_transactions WHERE status = 'completed'
+    UNION ALL
+    SELECT (SELECT min(third_company_id) FROM saga_transactions
+            WHERE status = 'completed' AND third_company_id > companies.company)
+    FROM companies WHERE company IS NOT NULL)
+SELECT last.* FROM companies CROSS JOIN LATERAL (
+    SELECT {", ".join(column.name for column in SAGA_FIELDS)} FROM saga_transactions
+    WHERE status = 'completed' AND third_company_id = companies.company AND definition = :definition
+      AND deleted_at IS NULL AND dag_id = ANY(:dags) AND coalesce(params->>'dry_run', '') != 'true'
+      AND end_time IS NOT NULL
+    ORDER BY end_time DESC LIMIT 1) last
+ORDER BY last.end_time DESC
+""")  # noqa: S608 - names of columns
 INBOX = text("""
 SELECT count(*) FILTER (WHERE status = 'pending') AS pending,
        count(*) FILTER (WHERE status = 'claimed') AS claimed,
@@ -81,6 +109,15 @@ class Inbox:
     last_received_at: datetime | None
 
 
+@dataclass(slots=True)
+class Calls:
+    """Calls of DingTalk by path, those it refused as too many, and calls that asked WPS to sync."""
+
+    dingtalk: Counter[str] = field(default_factory=Counter)
+    throttled: int = 0
+    wps: int = 0
+
+
 def now(connection: Connection) -> datetime:
     """The database's time, UTC without zone."""
     moment: datetime = connection.execute(NOW).scalar_one()
@@ -93,9 +130,31 @@ def schema_revision(connection: Connection) -> str | None:
     return revision
 
 
-def counts(connection: Connection, *, dags: Collection[str], since: datetime | None = None) -> list[Any]:
-    """Rows (definition, status, count)."""
+def counts(connection: Connection, *, dags: Collection[str], since: datetime) -> list[Any]:
+    """Rows (definition, status, count) of the sagas made since then."""
     return list(connection.execute(COUNTS, {"dags": list(dags), "since": since}))
+
+
+def open_counts(connection: Connection, *, dags: Collection[str]) -> list[Any]:
+    """Rows (definition, status, count) of the sagas that have not ended, however old."""
+    return list(connection.execute(OPEN_COUNTS, {"dags": list(dags), "open": list(OPEN)}))
+
+
+def calls(connection: Connection, *, dags: Collection[str], since: datetime) -> dict[str, Calls]:
+    """By definition what the steps that began since then have called."""
+    found: dict[str, Calls] = {}
+    for row in connection.execute(CALLS, {"dags": list(dags), "since": since}):
+        called = found.setdefault(row.definition, Calls())
+        for path, number in row.paths.items() if isinstance(row.paths, dict) else ():
+            called.dingtalk[path] += _count(number)
+        called.throttled += _count(row.throttled)
+        called.wps += _count(row.wps_calls)
+    return found
+
+
+def _count(value: object) -> int:
+    """A number that a step reported; whatever else it reported counts for nothing."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
 def steps(connection: Connection, *, dags: Collection[str], since: datetime) -> list[Any]:
@@ -147,19 +206,33 @@ def oldest(
     return None if row is None else saga_of(row)
 
 
-def last_completed(connection: Connection, *, dags: Collection[str], definition: str) -> SagaRecord | None:
-    """The saga of this definition that completed last; a dry run counts for nothing."""
+def stuck(
+    connection: Connection, *, dags: Collection[str], seconds: float, limit: int = 5
+) -> list[SagaRecord]:
+    """Sagas that do not get on, the oldest first.
+
+    They go back and have not changed for so long, or their recovery failed.
+    """
+    table = saga_transactions.c
+    silent = table.updated_at < UTC_NOW - func.make_interval(0, 0, 0, 0, 0, 0, seconds)
     statement = (
         select(*SAGA_FIELDS)
         .where(
-            saga_transactions.c.deleted_at.is_(None),
-            saga_transactions.c.dag_id.in_(list(dags)),
-            saga_transactions.c.definition == definition,
-            saga_transactions.c.status == SagaStatus.COMPLETED.value,
-            func.coalesce(saga_transactions.c.params["dry_run"].astext, "") != "true",
+            table.deleted_at.is_(None),
+            table.dag_id.in_(list(dags)),
+            table.status.in_(list(OPEN)),
+            or_(and_(table.status.in_(list(GOING_BACK)), silent), table.recovery_error.is_not(None)),
         )
-        .order_by(saga_transactions.c.end_time.desc())
-        .limit(1)
+        .order_by(table.start_time)
+        .limit(limit)
     )
-    row = connection.execute(statement).first()
-    return None if row is None else saga_of(row)
+    return [saga_of(row) for row in connection.execute(statement)]
+
+
+def last_completed(connection: Connection, *, dags: Collection[str], definition: str) -> list[SagaRecord]:
+    """Of each company the saga of this definition that completed last, the newest first.
+
+    A dry run counts for nothing.
+    """
+    values = {"dags": list(dags), "definition": definition}
+    return [saga_of(row) for row in connection.execute(LAST_COMPLETED, values)]

@@ -98,12 +98,12 @@ def latest_events(connection: Connection, transaction_id: str, *, limit: int) ->
     return tuple(EventRecord(*row) for row in reversed(rows))
 
 
-def reports(connection: Connection, transaction_id: str) -> list[dict[str, Any]]:
-    """What the steps of a saga reported, in their order."""
-    statement = select(saga_steps.c.action_data).where(
+def reports(connection: Connection, transaction_id: str) -> list[tuple[str, Any]]:
+    """What the steps of a saga reported, by name, in their order."""
+    statement = select(saga_steps.c.step_name, saga_steps.c.action_data).where(
         saga_steps.c.transaction_id == transaction_id, saga_steps.c.action_data.is_not(None)
     )
-    return list(connection.execute(statement.order_by(saga_steps.c.position)).scalars())
+    return [(name, data) for name, data in connection.execute(statement.order_by(saga_steps.c.position))]
 
 
 def events_in_inbox(

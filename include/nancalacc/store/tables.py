@@ -297,6 +297,13 @@ saga_transactions = Table(
     Index("saga_transactions_idx_deleted_at", "deleted_at"),
     Index("saga_transactions_idx_status_created_at", "status", "created_at"),
     Index("saga_transactions_idx_company", "third_company_id", "created_at"),
+    Index(
+        "saga_transactions_idx_completed",
+        "third_company_id",
+        "definition",
+        "end_time",
+        postgresql_where=text("status = 'completed'"),
+    ),
 )
 
 saga_steps = Table(
@@ -525,6 +532,7 @@ dingtalk_events = Table(
     Column("repeat_at", MOMENT),
     Column("returns", Integer, nullable=False, server_default="0"),
     Column("batch_limit", Integer),
+    Column("incident_id", BigInteger),
     UniqueConstraint("dingtalk_conn_id", "wps_conn_id", "event_id", name="dingtalk_events_uk_event"),
     _one_of("status", EventStatus, "dingtalk_events_ck_status"),
     Index(
@@ -543,6 +551,11 @@ dingtalk_events = Table(
     ),
     Index("dingtalk_events_idx_transaction", "transaction_id"),
     Index("dingtalk_events_idx_status_received_at", "status", "received_at"),
+    Index(
+        "dingtalk_events_idx_untold",
+        "id",
+        postgresql_where=text("status = 'dead' AND incident_id IS NULL"),
+    ),
 )
 
 staged_changes = Table(
@@ -723,4 +736,44 @@ plan_decisions = Table(
     _optional("reason", 500),
     Column("decided_at", MOMENT, nullable=False, server_default=UTC_NOW),
     Index("plan_decisions_idx_transaction_id", "transaction_id"),
+)
+
+
+class IncidentKind(StrEnum):
+    """What people are told about: a saga undone, one that does not get on, events given up, drift."""
+
+    ROLLBACK = "rollback"
+    STUCK = "stuck"
+    DEAD_EVENTS = "dead_events"
+    DRIFT = "drift"
+
+
+incidents = Table(
+    "incidents",
+    metadata,
+    _id(),
+    _required("key", 128),
+    _required("kind", 20),
+    _optional("transaction_id", 64),
+    Column("facts", JSONB, nullable=False),
+    Column("created_at", MOMENT, nullable=False, server_default=UTC_NOW),
+    Column("tries", Integer, nullable=False, server_default="0"),
+    Column("next_try_at", MOMENT, nullable=False, server_default=UTC_NOW),
+    Column("is_sending", Boolean, nullable=False, server_default=text("false")),
+    Column("sent_at", MOMENT),
+    Column("error", Text),
+    Column("part_of", BigInteger),
+    UniqueConstraint("key", name="incidents_uk_key"),
+    Index("incidents_idx_kind_created_at", "kind", "created_at"),
+    Index("incidents_idx_unsent", "next_try_at", postgresql_where=text("sent_at IS NULL")),
+)
+
+listeners = Table(
+    "listeners",
+    metadata,
+    Column("listener", String(255), primary_key=True),
+    Column("dingtalk_conn_id", String(250), primary_key=True),
+    Column("started_at", MOMENT, nullable=False, server_default=UTC_NOW),
+    Column("seen_at", MOMENT, nullable=False, server_default=UTC_NOW),
+    Column("is_connected", Boolean, nullable=False),
 )

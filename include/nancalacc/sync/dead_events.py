@@ -36,6 +36,8 @@ def retry(connection: Connection, event_id: int, *, note: str) -> tuple[Row[Any]
             "next_attempt_at": UTC_NOW,
             "transaction_id": None,
             "handled_at": None,
+            # If it is given up again, that is news.
+            "incident_id": None,
             "error": _with_note(note, row.error),
         },
     ), True

@@ -109,7 +109,7 @@ async def _fetch(ctx: StepContext, batch: Batch, events: list[claims.ClaimedEven
     async with services.dingtalk(batch.dingtalk.conn_id) as client:
         reading = ChangeReading(ctx, client=client, mapper=mapper, third_company_id=third_company_id)
         await reading.read(events)
-        calls = dict(client.calls)
+        evidence = {"calls": dict(client.calls), "throttled": client.throttled}
     findings = Findings()
     with ctx.transaction() as connection:
         undone = _maybe_put_back(connection, reading, events, mapper=mapper, batch=batch)
@@ -138,7 +138,7 @@ async def _fetch(ctx: StepContext, batch: Batch, events: list[claims.ClaimedEven
         "fetch": fetch.as_data(),
         "managers_read": managers_read,
         "adjusted": findings.as_data(),
-        "evidence": {"calls": calls},
+        "evidence": evidence,
     }
 
 

@@ -33,6 +33,7 @@ from nancalacc.store.tables import (
     EventStatus,
     company_locks,
     dingtalk_events,
+    incidents,
     metadata,
     saga_events,
     saga_transactions,
@@ -62,6 +63,7 @@ def prunings(retention: Retention) -> Mapping[str, Prune]:
         "verifications": partial(verifications_of, days=retention.events_days),
         "inbox events": partial(inbox, days=retention.inbox_days),
         "sagas": partial(sagas, days=retention.sagas_days),
+        "incidents": partial(told, days=retention.events_days),
     }
 
 
@@ -201,6 +203,19 @@ def sagas(connection: Connection, *, days: int, limit: int = SAGAS) -> int:
     if ids:
         connection.execute(delete(table).where(table.c.id.in_(ids)))
     return len(ids)
+
+
+def told(connection: Connection, *, days: int, limit: int = ROWS) -> int:
+    """Incidents that people were told of a week before events of that age.
+
+    Kept: those of open sagas, of which nobody is to be told again.
+    """
+    is_open = exists().where(
+        saga_transactions.c.transaction_id == incidents.c.transaction_id,
+        saga_transactions.c.status.not_in(ENDED),
+    )
+    old = and_(incidents.c.sent_at < _days_ago(days + 7), ~is_open)
+    return _delete(connection, incidents, old, limit=limit)
 
 
 def staged_tables() -> list[Table]:

@@ -14,10 +14,10 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from fastapi import HTTPException, Request
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, Row, exists, select, text
 
-from nancalacc.orchestration.registry import recovery_services_of
-from nancalacc.saga.definition import SagaDefinition
+from nancalacc.orchestration.registry import definition_of, recovery_services_of
+from nancalacc.saga.definition import SagaDefinition, transaction_id_of
 from nancalacc.saga.records import SagaRecord, StepRecord
 from nancalacc.saga.state import EventType, StepStatus
 from nancalacc.store.tables import saga_events
@@ -65,6 +65,8 @@ class Asked:
 
 Perform = Callable[[Asked], Awaitable[str]]
 """Does the action and returns a sentence about it; raises HTTPException 409 when it may not happen."""
+Decide = Callable[..., tuple[Row[Any], bool]]
+"""Changes a dead event; returns it, and whether that is news."""
 
 
 class Actions:
@@ -75,22 +77,21 @@ class Actions:
         self._access = access
         self._reader = Reader(desk, access)
         self._slots = asyncio.Semaphore(AT_ONCE)
+        self._performers: dict[Action, Perform] = {
+            Action.RETRY: self._retry,
+            Action.SKIP: self._skip,
+            Action.CANCEL: self._cancel,
+            Action.RECOVER: self._recover,
+        }
 
     async def to_saga(
-        self,
-        request: Request,
-        user: BaseUser,
-        *,
-        transaction_id: str,
-        action: Action,
-        body: ActionRequest,
-        perform: Perform,
+        self, request: Request, user: BaseUser, *, action: Action, transaction_id: str, body: ActionRequest
     ) -> ActionResult:
         """Check permission and state, do it, and record it with the saga's events."""
         definition, saga, _ = await self._reader.saga(request, user, transaction_id)
         method, entity = PERMISSION[action]
         dag_id = airflow_links.RECOVERY if action is Action.RECOVER else str(saga.dag_id)
-        await self.require(request, user, method=method, entity=entity, dag_id=dag_id)
+        await self._require(request, user, method=method, entity=entity, dag_id=dag_id)
         async with self._slots, self._alone(transaction_id) as connection:
             before = await self._desk.in_thread(lambda: _earlier(connection, transaction_id, body.request_id))
             if before is not None:
@@ -101,11 +102,59 @@ class Actions:
             calls = AirflowCalls(request)
             asked = Asked(action, definition, *found, user=user.get_name(), body=body, calls=calls)
             _require_possible(asked, stale_seconds=self._desk.settings().stale_seconds)
-            message = await perform(asked)
+            message = await self._performers[action](asked)
             await self._desk.in_thread(lambda: self._record(asked, message))
         return ActionResult(transaction_id=transaction_id, message=message)
 
-    async def require(
+    async def to_event(
+        self,
+        request: Request,
+        user: BaseUser,
+        *,
+        event_id: int,
+        decide: Decide,
+        done: str,
+        body: ActionRequest,
+    ) -> schemas.InboxActionResult:
+        """Decide about a dead event; what was `done`, by whom and why, stays with it."""
+        note = f"{done} by {user.get_name()}: {body.reason}"
+        dag_id = airflow_links.INCREMENTAL_SYNC
+        await self._require(request, user, method="PUT", entity=DagAccessEntity.RUN, dag_id=dag_id)
+        try:
+            row, changed = await self._desk.read(lambda connection: decide(connection, event_id, note=note))
+        except LookupError as error:
+            raise HTTPException(404, str(error)) from None
+        return schemas.InboxActionResult(event=schemas.InboxEvent.model_validate(row), changed=changed)
+
+    async def start_full_sync(
+        self, request: Request, user: BaseUser, body: schemas.FullSyncRequest
+    ) -> ActionResult:
+        """Start a run of a full sync, once for a `request_id`."""
+        dag_id = body.dag_id
+        if dag_id not in airflow_links.full_sync_dags(self._desk.settings()):
+            raise HTTPException(409, f"{dag_id} is no DAG of a full sync")
+        await self._require(request, user, method="POST", entity=DagAccessEntity.RUN, dag_id=dag_id)
+        run_id = f"console__{body.request_id or uuid4()}"
+        switches = {"dry_run": body.dry_run, "allow_mass_delete": body.allow_mass_delete}
+        conf = {name: True for name, value in switches.items() if value}
+        note = f"{user.get_name()}: {body.reason}"
+        changed = await self._start_run(AirflowCalls(request), dag_id, run_id=run_id, conf=conf, note=note)
+        transaction_id = transaction_id_of(dag_id=dag_id, run_id=run_id)
+        data = {"action": "start", "user": user.get_name(), "reason": body.reason, "params": conf}
+
+        def record() -> None:
+            coordinator = self._desk.coordinator
+            coordinator.start(definition_of(dag_id), dag_id=dag_id, run_id=run_id, params=conf)
+            self._desk.store.append(transaction_id, [(EventType.ACTION_REQUESTED, None, data)])
+
+        # Whoever started the run may have died before this was written.
+        known = await self._desk.read(lambda connection: was_requested(connection, transaction_id))
+        if not known:
+            await self._desk.in_thread(record)
+        message = f"Run {run_id} is started" if changed else f"Run {run_id} was started already"
+        return ActionResult(transaction_id=transaction_id, message=message, changed=changed)
+
+    async def _require(
         self, request: Request, user: BaseUser, *, method: Any, entity: DagAccessEntity, dag_id: str
     ) -> None:
         """Raise HTTPException 403 unless Airflow would let the person do this to the DAG."""
@@ -115,7 +164,7 @@ class Actions:
         if not may:
             raise HTTPException(403, f"You may not do this to {dag_id} in Airflow")
 
-    async def retry(self, asked: Asked) -> str:
+    async def _retry(self, asked: Asked) -> str:
         """Clear the step's task and all that follow it, in Airflow."""
         wanted = asked.body.step if isinstance(asked.body, schemas.RetryRequest) else None
         step = wanted or retried_step(asked.saga, asked.steps)
@@ -130,7 +179,7 @@ class Actions:
         cleared = await asked.calls.clear(dag_id, run_id, task_id=step, note=asked.note)
         return f"Cleared {step} and what follows it: {len(cleared)} tasks run again"
 
-    async def skip(self, asked: Asked) -> str:
+    async def _skip(self, asked: Asked) -> str:
         """Count the step as done."""
         assert isinstance(asked.body, schemas.SkipRequest)  # noqa: S101
         step = asked.body.step
@@ -148,7 +197,7 @@ class Actions:
         )
         return f"Step {step} is skipped"
 
-    async def cancel(self, asked: Asked) -> str:
+    async def _cancel(self, asked: Asked) -> str:
         """Undo the saga, then end its run so that the grid says the same."""
         saga = await self._desk.in_thread(
             lambda: self._desk.coordinator.cancel(
@@ -164,13 +213,13 @@ class Actions:
             await asked.calls.fail_run(dag_id, run_id, note=f"Cancelled by {asked.note}")
         return f"The saga is {saga.status.value}"
 
-    async def recover(self, asked: Asked) -> str:
+    async def _recover(self, asked: Asked) -> str:
         """Have saga_recovery look at this saga now."""
         dag_id, run_id = asked.run
         state = await asked.calls.run_state(dag_id, run_id)
         if state is not None and state not in FINISHED:
             raise HTTPException(409, f"Run {run_id} is {state}: it finishes the saga itself")
-        started = await self.start_run(
+        started = await self._start_run(
             asked.calls,
             airflow_links.RECOVERY,
             run_id=f"console__{asked.body.request_id or uuid4()}",
@@ -179,7 +228,7 @@ class Actions:
         )
         return "The recovery has been started" if started else "The recovery was started already"
 
-    async def start_run(
+    async def _start_run(
         self, calls: AirflowCalls, dag_id: str, *, run_id: str, conf: dict[str, Any], note: str
     ) -> bool:
         """Start a run; returns False when it exists already, and raises HTTPException 409 without its DAG."""
@@ -242,3 +291,14 @@ def _earlier(connection: Connection, transaction_id: str, request_id: UUID | Non
     )
     found: str | None = connection.execute(statement).scalar()
     return found
+
+
+def was_requested(connection: Connection, transaction_id: str) -> bool:
+    """True when an action on this saga is recorded."""
+    statement = select(
+        exists().where(
+            saga_events.c.transaction_id == transaction_id,
+            saga_events.c.event_type == EventType.ACTION_REQUESTED.value,
+        )
+    )
+    return bool(connection.execute(statement).scalar())

@@ -16,6 +16,8 @@ from nancalacc.web.access import Access, get_user
 from nancalacc.web.action_routes import action_router
 from nancalacc.web.airflow_calls import AirflowRefusedError
 from nancalacc.web.desk import Desk
+from nancalacc.web.health_routes import health_router
+from nancalacc.web.inbox_routes import inbox_router
 from nancalacc.web.metrics import metrics_router
 from nancalacc.web.routes import read_router
 
@@ -34,10 +36,9 @@ SAFE_HEADERS = {
 
 
 def add_console(app: FastAPI, *, desk: Desk, access: Access) -> None:
-    """Add the console's routes to the app."""
-    app.include_router(read_router(desk, access))
-    app.include_router(action_router(desk, access))
-    app.include_router(metrics_router(desk, access))
+    """Add the console's routes to the app; each module of routes has one line here."""
+    for router in (read_router, health_router, inbox_router, action_router, metrics_router):
+        app.include_router(router(desk, access))
     _add_error_handlers(app)
     app.add_middleware(_SafeHeaders)
 

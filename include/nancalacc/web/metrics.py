@@ -1,7 +1,8 @@
 """`GET /metrics` for Prometheus, from the tables at the moment it is asked for.
 
 Nothing is counted in a process: any API server gives the same answer, and a restart loses nothing.
-What would grow for ever is a gauge over the last 24 hours.
+What would grow for ever is a gauge over the last 24 hours: a sum over the tables would go down whenever
+they are pruned, which Prometheus takes for a restart, and would cost more each day.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import Connection
 
 from nancalacc.saga.state import EventType, SagaStatus
-from nancalacc.store import figures, queries
+from nancalacc.store import figures, incidents, listeners, queries
 from nancalacc.web.access import Access
 from nancalacc.web.desk import Desk
 from nancalacc.web.routes import Reader
@@ -35,6 +36,7 @@ COUNTED_EVENTS = {
 }
 BEARER = HTTPBearer(auto_error=False)
 SYNCS = ("full_sync", "incremental_sync")
+KINDS = {"save_departments": "departments", "save_users": "users", "save_relations": "memberships"}
 
 
 def metrics_router(desk: Desk, access: Access) -> APIRouter:
@@ -95,12 +97,26 @@ class _Tables(Collector):
         yield from self._ages()
         yield from self._inbox()
         yield from self._syncs()
+        yield from self._calls()
+        yield from self._listeners()
+        yield _gauge(
+            "nancalacc_incidents_unsent",
+            "Messages about incidents that could not be sent so far",
+            incidents.unsent(self._connection)[0],
+        )
 
     def _sagas(self) -> Metric:
-        family = GaugeMetricFamily("nancalacc_sagas", "Sagas in the tables", labels=["definition", "status"])
+        family = GaugeMetricFamily(
+            "nancalacc_sagas",
+            "Sagas: all that have not ended, and those of the last 24 hours that have",
+            labels=["definition", "status"],
+        )
         found = {
             (row.definition, row.status): row.count
-            for row in figures.counts(self._connection, dags=self._dags)
+            for row in (
+                *figures.counts(self._connection, dags=self._dags, since=self._since),
+                *figures.open_counts(self._connection, dags=self._dags),
+            )
         }
         for definition in sorted({definition for definition, _ in found} | {"full_sync"}):
             for status in SagaStatus:
@@ -170,30 +186,65 @@ class _Tables(Collector):
         success = GaugeMetricFamily(
             "nancalacc_last_success_timestamp_seconds", "When a sync last completed", labels=["definition"]
         )
+        companies = GaugeMetricFamily(
+            "nancalacc_company_last_success_timestamp_seconds",
+            "When a sync of the company last completed",
+            labels=["definition", "company"],
+        )
         rows = GaugeMetricFamily(
             "nancalacc_rows_written", "Rows of the last completed sync", labels=["definition", "kind"]
         )
+        for definition in SYNCS:
+            last = figures.last_completed(self._connection, dags=self._dags, definition=definition)
+            for saga in last:
+                company = saga.third_company_id or ""
+                companies.add_metric([definition, company], _timestamp(saga.end_time or self._now))
+            if last:
+                success.add_metric([definition], _timestamp(last[0].end_time or self._now))
+                reports = queries.reports(self._connection, last[0].transaction_id)
+                for kind, number in _rows(reports).items():
+                    rows.add_metric([definition, kind], number)
+        return success, companies, rows
+
+    def _calls(self) -> Iterable[Metric]:
         calls = GaugeMetricFamily(
-            "nancalacc_dingtalk_calls", "Calls of the last completed sync", labels=["definition", "path"]
+            "nancalacc_dingtalk_calls",
+            "Calls of DingTalk by steps that began in the last 24 hours",
+            labels=["definition", "path"],
         )
         throttled = GaugeMetricFamily(
             "nancalacc_dingtalk_throttled_calls",
-            "Calls of the last completed sync that DingTalk refused as too many",
+            "Those of them that DingTalk refused as too many",
             labels=["definition"],
         )
-        for definition in SYNCS:
-            saga = figures.last_completed(self._connection, dags=self._dags, definition=definition)
-            if saga is None:
-                continue
-            success.add_metric([definition], _timestamp(saga.end_time or self._now))
-            reported = queries.reports(self._connection, saga.transaction_id)
-            for kind, number in _numbers(_last(reported, "rows")).items():
-                rows.add_metric([definition, kind], number)
-            evidence = _last(reported, "evidence")
-            for path, number in _numbers(evidence.get("calls")).items():
+        wps = GaugeMetricFamily(
+            "nancalacc_wps_calls",
+            "Calls that asked WPS to sync, by steps that began in the last 24 hours",
+            labels=["definition"],
+        )
+        found = figures.calls(self._connection, dags=self._dags, since=self._since)
+        for definition, called in sorted(found.items()):
+            for path, number in sorted(called.dingtalk.items()):
                 calls.add_metric([definition, path], number)
-            throttled.add_metric([definition], _numbers(evidence).get("throttled", 0))
-        return success, rows, calls, throttled
+            throttled.add_metric([definition], called.throttled)
+            wps.add_metric([definition], called.wps)
+        return calls, throttled, wps
+
+    def _listeners(self) -> Iterable[Metric]:
+        connected = GaugeMetricFamily(
+            "nancalacc_listener_connected",
+            "1 when a listener is connected to DingTalk by this connection, 0 when the last one is not",
+            labels=["connection"],
+        )
+        seen = GaugeMetricFamily(
+            "nancalacc_listener_seen_timestamp_seconds",
+            "When a listener of this connection gave its last sign of life",
+            labels=["connection"],
+        )
+        for sign in listeners.present(self._connection):
+            connected.add_metric([sign.dingtalk_conn_id], int(sign.is_connected))
+            seen.add_metric([sign.dingtalk_conn_id], _timestamp(sign.seen_at))
+        return connected, seen
 
     def _age(self, moment: datetime | None) -> float:
         return 0 if moment is None else max(0.0, (self._now - moment).total_seconds())
@@ -207,21 +258,21 @@ def _timestamp(moment: datetime) -> float:
     return (moment - datetime(1970, 1, 1)).total_seconds()  # noqa: DTZ001 - the tables have UTC without zone
 
 
-def _last(reports: Iterable[dict[str, Any]], key: str) -> dict[str, Any]:
-    """What the last step that reported it says under this key."""
-    found: dict[str, Any] = {}
-    for report in reports:
-        value = report.get(key)
-        if isinstance(value, dict):
-            found = value
+def _rows(reports: Iterable[tuple[str, Any]]) -> dict[str, float]:
+    """Rows by kind: as one step reports them all, or each step those of its kind."""
+    found: dict[str, float] = {}
+    for step, report in reports:
+        rows = report.get("rows") if isinstance(report, dict) else None
+        if isinstance(rows, dict):
+            found |= _numbers(rows)
+        elif step in KINDS:
+            found |= _numbers({KINDS[step]: rows})
     return found
 
 
-def _numbers(values: object) -> dict[str, float]:
-    if not isinstance(values, dict):
-        return {}
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
     return {
-        str(name): float(value)
+        name: float(value)
         for name, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }

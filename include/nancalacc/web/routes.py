@@ -1,7 +1,7 @@
-"""What can be looked at: sagas, their steps and events, figures, the inbox, `task` records.
+"""What can be looked at of sagas: lists, steps and events, figures; and what all such routes share.
 
 Every route needs an Airflow login. Of sagas a person sees those of the DAGs whose runs they may
-see in Airflow; inbox and `task` belong to no DAG, so any of our DAGs will do.
+see in Airflow; what belongs to no DAG is for those who may see any of ours.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ from nancalacc.saga.moves import past_pivot
 from nancalacc.saga.records import EventRecord, SagaRecord, StepRecord
 from nancalacc.saga.state import SagaStatus
 from nancalacc.store import figures, queries
-from nancalacc.store.migrate import expected_revision
 from nancalacc.store.queries import SagaFilter
-from nancalacc.store.tables import EventStatus
 from nancalacc.web import airflow_links, schemas
 from nancalacc.web.access import Access, BaseUser, DagAccessEntity, get_user, readable
 from nancalacc.web.desk import Desk
@@ -36,8 +34,9 @@ M = TypeVar("M", bound=BaseModel)
 MOST = 200
 EVENTS_IN_DETAIL = 500
 NEVER_A_ROW = 2**63
-LATE_SECONDS = 600.0
-"""An inbox that lags, or a saga that goes back, longer than this is a problem."""
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    code: {"model": schemas.Problem} for code in (401, 403, 404, 503)
+}
 
 User = Annotated[BaseUser, Depends(get_user)]
 Cursor = Annotated[str | None, Query(pattern=r"^\d{1,18}$", description="`next_cursor` of the page before")]
@@ -83,12 +82,9 @@ class Reader:
 
 
 def read_router(desk: Desk, access: Access) -> APIRouter:
-    """The routes that change nothing."""
+    """The routes of sagas that change nothing."""
     reader = Reader(desk, access)
-    router = APIRouter(
-        dependencies=[Depends(get_user)],
-        responses={code: {"model": schemas.Problem} for code in (401, 403, 404, 503)},
-    )
+    router = APIRouter(dependencies=[Depends(get_user)], responses=REFUSALS)
 
     @router.get("/me")
     async def me(request: Request, user: User) -> schemas.Person:
@@ -148,7 +144,7 @@ def read_router(desk: Desk, access: Access) -> APIRouter:
         return answer(
             request,
             schemas.Sagas(
-                items=[_saga(each.saga, steps=each.steps) for each in page],
+                items=[saga_of(each.saga, steps=each.steps) for each in page],
                 next_cursor=str(page[-1].id) if len(page) == limit else None,
                 counts=counts,
             ),
@@ -255,64 +251,10 @@ def read_router(desk: Desk, access: Access) -> APIRouter:
                     schemas.FailureReason.model_validate(row)
                     for row in figures.reasons(connection, dags=dags, since=since)
                 ],
-                oldest_uncompensated=None if oldest is None else _saga(oldest),
+                oldest_uncompensated=None if oldest is None else saga_of(oldest),
             )
 
         return answer(request, await desk.read(ask))
-
-    @router.get("/health/details", response_model=schemas.HealthDetails)
-    async def health_details(request: Request, user: User) -> Response:
-        """Database, schema, inbox, open sagas, last full sync, and what is wrong with them."""
-        dags = await reader.dags(request, user)
-        details = await desk.read(lambda connection: _health(connection, dags=dags))
-        return answer(request, details, apart_from={"now"})
-
-    @router.get("/inbox", response_model=schemas.InboxPage)
-    async def inbox(
-        request: Request,
-        user: User,
-        status: Annotated[list[EventStatus], Query()] = [],  # noqa: B006
-        limit: Limit = 50,
-        cursor: Cursor = None,
-    ) -> Response:
-        """Events of DingTalk, newest first: ids and types, no personal data."""
-        await reader.dags(request, user)
-
-        def ask(connection: Connection) -> schemas.InboxPage:
-            rows = queries.events_in_inbox(
-                connection, statuses=status, before=None if cursor is None else int(cursor), limit=limit
-            )
-            return schemas.InboxPage(
-                items=[schemas.InboxEvent.model_validate(row) for row in rows],
-                next_cursor=str(rows[-1].id) if len(rows) == limit else None,
-                counts=queries.count_inbox(connection),
-            )
-
-        return answer(request, await desk.read(ask))
-
-    @router.get("/tasks", response_model=schemas.TaskRecords)
-    async def tasks(request: Request, user: User, limit: Limit = 50, cursor: Cursor = None) -> Response:
-        """Records of the shared table `task`, newest first."""
-        await reader.dags(request, user)
-        rows = await desk.read(
-            lambda connection: queries.tasks(
-                connection, before=None if cursor is None else int(cursor), limit=limit
-            )
-        )
-        page = schemas.TaskRecords(
-            items=[schemas.TaskRecord.model_validate(row) for row in rows],
-            next_cursor=str(rows[-1].id) if len(rows) == limit else None,
-        )
-        return answer(request, page)
-
-    @router.get("/tasks/{name}", response_model=schemas.TaskRecord)
-    async def task(request: Request, user: User, name: Word) -> Response:
-        """The record of a sync by its task id (yyyyMMddHHmmss)."""
-        await reader.dags(request, user)
-        rows = await desk.read(lambda connection: queries.tasks(connection, title=name, limit=1))
-        if not rows:
-            raise HTTPException(404, f"There is no task {name}")
-        return answer(request, schemas.TaskRecord.model_validate(rows[0]))
 
     return router
 
@@ -337,7 +279,8 @@ def _naive(moment: datetime | None) -> datetime | None:
         raise HTTPException(422, "The time is out of range") from None
 
 
-def _saga(saga: SagaRecord, *, steps: dict[str, int] | None = None) -> schemas.Saga:
+def saga_of(saga: SagaRecord, *, steps: dict[str, int] | None = None) -> schemas.Saga:
+    """A saga as a list shows it."""
     return schemas.Saga.model_validate(asdict(saga) | {"steps_by_status": steps or {}})
 
 
@@ -361,36 +304,4 @@ def _steps(definition: SagaDefinition, saga: SagaRecord, steps: Collection[StepR
 def _event(event: EventRecord) -> schemas.Event:
     return schemas.Event.model_validate(
         asdict(event) | {"step": event.step_id.partition(":")[2] if event.step_id else None}
-    )
-
-
-def _health(connection: Connection, *, dags: Collection[str]) -> schemas.HealthDetails:
-    now = figures.now(connection)
-    inbox = figures.inbox(connection)
-    oldest = figures.oldest(connection, dags=dags)
-    back = figures.oldest(connection, dags=dags, statuses=figures.GOING_BACK)
-    last = figures.last_completed(connection, dags=dags, definition="full_sync")
-    counts = figures.counts(connection, dags=dags)
-    revision, expected = figures.schema_revision(connection), expected_revision()
-    problems = []
-    if revision != expected:
-        problems.append(f"The schema is at revision {revision}, {expected} is needed")
-    if inbox.dead:
-        problems.append(f"{inbox.dead} dead events wait for a decision")
-    if inbox.lag_seconds is not None and inbox.lag_seconds > LATE_SECONDS:
-        problems.append(f"The oldest event has been waiting for {inbox.lag_seconds / 60:.0f} minutes")
-    if back is not None and back.updated_at and (now - back.updated_at).total_seconds() > LATE_SECONDS:
-        problems.append(f"Saga {back.transaction_id} is {back.status.value} and does not get on")
-    if last is None:
-        problems.append("No full sync has completed yet")
-    return schemas.HealthDetails(
-        database="ok",
-        schema_revision=revision,
-        schema_expected=expected,
-        open_sagas=sum(row.count for row in counts if row.status in figures.OPEN),
-        oldest_open=None if oldest is None else _saga(oldest),
-        last_full_sync=None if last is None else _saga(last),
-        inbox=schemas.InboxFigures.model_validate(inbox),
-        problems=problems,
-        now=now,
     )

@@ -195,8 +195,20 @@ class InboxFigures(Model):
     last_received_at: Moment | None
 
 
+class Listener(BaseModel):
+    """Whether somebody listens for the events of a connection; `seen_at` None: nobody ever did."""
+
+    dingtalk_conn_id: str
+    is_connected: bool
+    seen_at: Moment | None
+    started_at: Moment | None
+
+
 class HealthDetails(BaseModel):
-    """Whether things are as they should be; `problems` are sentences for the person on call."""
+    """Whether things are as they should be; `problems` are sentences for the person on call.
+
+    `last_full_syncs`: the last completed one of each company, the newest first.
+    """
 
     database: str
     schema_revision: str | None
@@ -204,6 +216,8 @@ class HealthDetails(BaseModel):
     open_sagas: int
     oldest_open: Saga | None
     last_full_sync: Saga | None
+    last_full_syncs: list[Saga]
+    listeners: list[Listener]
     inbox: InboxFigures
     problems: list[str]
     now: Moment

@@ -13,11 +13,13 @@ from sqlalchemy import select, text
 from nancalacc.clients.stream import StreamTimes
 from nancalacc.config import ConnectionInfo, DingTalkSettings
 from nancalacc.errors import ConfigurationError, DatabaseError
+from nancalacc.orchestration import listen as listen_module
 from nancalacc.orchestration.intake import LARGEST_GROUP, Intake
 from nancalacc.orchestration.listen import Listener
 from nancalacc.sandbox.organisation import Organisation
 from nancalacc.sandbox.server import Sandbox, SandboxOptions
 from nancalacc.sandbox.stream import StreamRules
+from nancalacc.store import listeners
 from nancalacc.store.database import Database
 from nancalacc.store.tables import dingtalk_events
 from nancalacc.sync.inbox import Company, InboxEvent
@@ -139,6 +141,41 @@ async def test_what_cannot_be_stored_is_later_and_then_stored_once(sandbox, data
     assert [row.event_id for row in rows(database)] == [event_id]
     assert f"Event {event_id} type=user_add_org outcome=later" in caplog.text
     assert not liveness.exists()
+
+
+def signs(database: Database) -> dict[str, bool]:
+    with database.transaction() as connection:
+        return {sign.dingtalk_conn_id: sign.is_connected for sign in listeners.present(connection)}
+
+
+async def test_a_listener_leaves_signs_of_life_that_say_which_of_its_streams_are_connected(
+    sandbox, database, monkeypatch
+):
+    monkeypatch.setattr(listen_module, "CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(listeners, "SIGN_SECONDS", 0.2)
+    with database.transaction() as connection:
+        listeners.seen(connection, listener="yesterday's", connected={"dingtalk_a": True})
+        connection.execute(text("UPDATE listeners SET seen_at = seen_at - interval '2 days'"))
+    connections = {"dingtalk_a": sandbox.dingtalk_connection}
+    async with listening(database, connections, companies=(A, B)):
+        await until(lambda: signs(database) == {"dingtalk_a": True, "dingtalk_b": False})
+        connections["dingtalk_b"] = sandbox.dingtalk_connection
+        await until(lambda: signs(database) == {"dingtalk_a": True, "dingtalk_b": True})
+        with database.transaction() as connection:
+            connection.execute(text("UPDATE listeners SET seen_at = seen_at - interval '1 hour'"))
+        await until(lambda: signs(database) == {"dingtalk_a": True, "dingtalk_b": True})
+    assert signs(database) == {"dingtalk_a": False, "dingtalk_b": False}, "it has ended"
+    with database.transaction() as connection:
+        assert connection.execute(text("SELECT count(*) FROM listeners")).scalar_one() == 2
+
+
+async def test_a_sign_that_cannot_be_written_disturbs_nobody(sandbox, database, caplog):
+    with database.transaction() as connection:
+        connection.execute(text("DROP TABLE listeners"))
+    async with listening(database, {"dingtalk_a": sandbox.dingtalk_connection}):
+        sandbox.stream.emit("user_add_org", DATA)
+        await until(lambda: rows(database))
+    assert "The sign of life is not written" in caplog.text
 
 
 async def test_secrets_backends_that_fail_are_asked_again(sandbox, database, caplog):

@@ -286,6 +286,22 @@ def test_a_batch_whose_events_are_not_dealt_with_stays(tables: Tables) -> None:
     assert tables.sagas() == ["batch"]
 
 
+def test_what_people_were_told_goes_after_its_events_and_not_while_its_saga_is_open(tables: Tables) -> None:
+    tables.saga("ended", days=10)
+    tables.saga("open", status="compensating", days=10)
+    for key, saga, days in (("old", "ended", 98), ("new", "ended", 96), ("of open", "open", 200)):
+        tables.execute(
+            "INSERT INTO incidents (key, kind, transaction_id, facts, sent_at)"
+            " VALUES (:key, 'rollback', :saga, '{}', timezone('utc', now()) - make_interval(days => :days))",
+            key=key,
+            saga=saga,
+            days=days,
+        )
+    tables.execute("INSERT INTO incidents (key, kind, facts) VALUES ('unsent', 'dead_events', '{}')")
+    assert tables.maintain()["incidents"] == 1
+    assert tables.values("SELECT key FROM incidents ORDER BY key") == ["new", "of open", "unsent"]
+
+
 # Bounds
 
 

@@ -12,6 +12,8 @@ import { refreshTimes, toast } from "./parts.js";
 import { refreshStrip, showProblem } from "./strip.js";
 import { language, switchLanguage, t } from "./texts.js";
 
+// The pages, by their name in the address. A new one is a module, a line here, and its word in texts.js.
+const VIEWS = { sagas: listView, inbox: inboxView, statistics: figuresView };
 const SEVERAL = ["status"];
 const main = document.getElementById("main");
 const header = document.getElementById("header");
@@ -56,27 +58,27 @@ function show() {
   const state = stateOf(location.search);
   document.body.classList.toggle("embedded", state.embedded === "1");
   renderHeader(state);
-  if (state.saga || state.run_id) view = detailView(main, state, go);
-  else if (state.view === "inbox") view = inboxView(main, state, go, { me: () => me });
-  else if (state.view === "statistics") view = figuresView(main, state, go);
-  else view = listView(main, state, go);
+  const made = state.saga || state.run_id ? detailView : (VIEWS[state.view] ?? listView);
+  view = made(main, state, go, { me: () => me });
   mirrorAddress();
   poll(view, running.signal);
 }
 
 function renderHeader(state) {
   const at = state.view ?? (state.saga ? "" : "sagas");
-  const tab = (name, to) =>
-    h("a", { href: addressOf(to), "aria-current": at === name ? "page" : null, onclick: (event) => (event.preventDefault(), go(to)) }, t(name));
+  const tab = (name) => {
+    const to = name === "sagas" ? {} : { view: name };
+    return h("a", { href: addressOf(to), "aria-current": at === name ? "page" : null, onclick: (event) => (event.preventDefault(), go(to)) }, t(name));
+  };
   document.documentElement.lang = language();
   document.title = `nancalacc · ${t("title")}`;
   document.getElementById("skip-link").textContent = t("skipLink");
   replace(
     header,
     h("span", { class: "brand" }, "nancalacc"),
-    h("nav", { "aria-label": t("title") }, tab("sagas", {}), tab("inbox", { view: "inbox" }), tab("statistics", { view: "statistics" })),
+    h("nav", { "aria-label": t("title") }, Object.keys(VIEWS).map(tab)),
     h("span", { class: "space" }),
-    me?.full_sync_dags.length > 0 && h("button", { type: "button", class: "primary", onclick: startFullSync }, t("startFullSync")),
+    me?.full_sync_dags.length > 0 && h("button", { type: "button", class: "primary start", "aria-label": t("startFullSync"), onclick: startFullSync }, h("span", { "aria-hidden": "true" }, "+"), h("span", { class: "words" }, t("startFullSync"))),
     h(
       "button",
       {

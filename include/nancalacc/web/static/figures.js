@@ -46,7 +46,7 @@ function render(found, go) {
       { class: "card scroll" },
       h(
         "table",
-        {},
+        { class: "dense" },
         h("thead", {}, h("tr", {}, h("th", { scope: "col" }, t("step")), ["runs", "failures", "retries", "median", "slowest"].map((name) => h("th", { scope: "col", class: "n" }, t(name))), h("th", {}))),
         h(
           "tbody",
@@ -55,7 +55,7 @@ function render(found, go) {
             h(
               "tr",
               {},
-              h("td", {}, step.step_name, h("span", { class: "sub" }, t(step.definition))),
+              h("td", { class: "step" }, step.step_name, " ", h("span", { class: "sub" }, t(step.definition))),
               h("td", { class: "n" }, number(step.count)),
               h("td", { class: "n" }, number(step.failed)),
               h("td", { class: "n" }, number(step.retries)),
@@ -74,7 +74,7 @@ function render(found, go) {
       found.reasons.length
         ? h(
             "table",
-            {},
+            { class: "dense stack" },
             h("thead", {}, h("tr", {}, ["count", "step", "error", "time"].map((name) => h("th", { scope: "col", class: name === "count" ? "n" : "" }, t(name))))),
             h(
               "tbody",
@@ -83,8 +83,8 @@ function render(found, go) {
                 h(
                   "tr",
                   {},
-                  h("td", { class: "n" }, number(reason.count)),
-                  h("td", {}, reason.failed_step ?? ""),
+                  h("td", { class: "n tries" }, number(reason.count)),
+                  h("td", { class: "step" }, reason.failed_step ?? ""),
                   h("td", { class: "data" }, h("a", { href: "?", onclick: (event) => (event.preventDefault(), go({ text: reason.failed_step ?? "" })) }, reason.reason)),
                   h("td", {}, when(reason.last_at)),
                 ),

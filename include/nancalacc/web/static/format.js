@@ -20,12 +20,11 @@ export function time(moment) {
 export function duration(milliseconds) {
   if (milliseconds === null || milliseconds === undefined || Number.isNaN(milliseconds)) return "–";
   const seconds = Math.max(0, milliseconds) / 1000;
-  if (seconds < 10) return `${seconds.toFixed(1)} s`;
-  if (seconds < 60) return `${Math.floor(seconds)} s`;
+  if (seconds < 60) return t("seconds", { seconds: seconds < 10 ? seconds.toFixed(1) : Math.floor(seconds) });
   const minutes = Math.floor(seconds / 60);
-  if (minutes < 60) return `${minutes} min ${Math.floor(seconds % 60)} s`;
+  if (minutes < 60) return t("minutes", { minutes, seconds: Math.floor(seconds % 60) });
   const hours = Math.floor(minutes / 60);
-  if (hours < 48) return `${hours} h ${minutes % 60} min`;
+  if (hours < 48) return t("hours", { hours, minutes: minutes % 60 });
   return t("days", { count: Math.floor(hours / 24) });
 }
 
@@ -43,6 +42,11 @@ export function ago(moment) {
 export function moment(value) {
   if (!value) return "–";
   return new Intl.DateTimeFormat(language(), { dateStyle: "medium", timeStyle: "medium" }).format(new Date(value));
+}
+
+// Day and second; the year is in `moment`.
+export function instant(value) {
+  return new Intl.DateTimeFormat(language(), { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false }).format(new Date(value));
 }
 
 export function clock(value) {

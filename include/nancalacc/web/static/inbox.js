@@ -69,7 +69,7 @@ function row(event, { me, refresh, go }) {
     ),
     h("td", { class: "data" }, event.object_ids.join(", ")),
     h("td", {}, when(event.received_at)),
-    h("td", {}, String(event.attempts)),
+    h("td", { class: "tries" }, String(event.attempts)),
     h("td", { class: "data" }, event.error ?? ""),
     h("td", { class: "row-buttons" }, may && [h("button", { type: "button", onclick: act("retry") }, t("retry")), h("button", { type: "button", class: "danger-line", onclick: act("drop") }, t("drop"))]),
   );

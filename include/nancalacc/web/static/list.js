@@ -143,7 +143,7 @@ function row(saga, go) {
       h("a", { class: "saga", href: `?saga=${encodeURIComponent(saga.transaction_id)}`, onclick: open }, nameOf(saga)),
       h("span", { class: "sub", title: saga.run_id ?? "" }, [saga.third_company_id, saga.run_id].filter(Boolean).join(" · ")),
     ),
-    h("td", { class: "c-progress" }, progressBar(saga), h("span", { class: "sub" }, `${saga.progress} %`)),
+    h("td", { class: "c-progress" }, h("div", { class: "with-number" }, progressBar(saga), h("span", { class: "sub" }, `${saga.progress} %`))),
     h("td", { class: "c-started", title: moment(saga.start_time) }, when(saga.start_time)),
     h("td", { class: "c-duration" }, running ? h("span", { data: { since: String(began) } }, duration(now() - began)) : duration(ended - began)),
     h("td", { class: "c-what" }, whatHappened(saga)),

@@ -28,6 +28,11 @@ export function badge(status, text = t(status)) {
   );
 }
 
+// The same without its word, where many stand below each other.
+export function mark(status) {
+  return h("span", { class: `mark status-${status}`, role: "img", "aria-label": t(status), title: t(status) }, SIGNS[status] ?? "•");
+}
+
 export function when(value) {
   return h("time", { datetime: value ?? "", title: moment(value), data: { ago: value ?? "" } }, ago(value));
 }

@@ -2,11 +2,13 @@
 
 import { get } from "./api.js";
 import { h, section } from "./dom.js";
-import { duration, now, number, setClock, time } from "./format.js";
+import { ago, duration, now, number, setClock, time } from "./format.js";
 import { when } from "./parts.js";
 import { t } from "./texts.js";
 
 const place = document.getElementById("strip");
+const ID = /([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/;
+const OPEN = ["pending", "in_progress", "failed", "compensating"];
 
 export async function refreshStrip(go, { signal } = {}) {
   const health = await get("/health/details", {}, { signal });
@@ -22,20 +24,20 @@ export function showProblem(...content) {
 
 function render(health, go) {
   const inbox = health.inbox;
-  const last = health.last_full_sync;
   return [
     h(
       "div",
       { class: "tiles" },
       tile(t("database"), t("ok"), t("schema", { revision: health.schema_revision ?? "–" }), health.schema_revision === health.schema_expected ? "good" : "bad"),
+      listenerTile(health),
       tile(
         t("openSagas"),
         number(health.open_sagas),
-        health.oldest_open ? t("oldestOpen", { age: duration(now() - time(health.oldest_open.start_time)) }) : t("noneOpen"),
+        health.oldest_open ? t("oldestOpen", { age: duration(now() - time(health.oldest_open.start_time)) }) : "",
         "",
-        () => go({ status: ["pending", "in_progress", "failed", "compensating"] }),
+        () => go({ status: OPEN }),
       ),
-      tile(t("lastFullSync"), last ? when(last.end_time) : t("never"), last?.task_id ?? "", last ? "good" : "warn", last ? () => go({ saga: last.transaction_id }) : null),
+      lastTile(health.last_full_syncs, go),
       tile(
         t("inboxWaiting"),
         number(inbox.pending + inbox.claimed),
@@ -48,15 +50,39 @@ function render(health, go) {
     health.problems.length > 0 &&
       h(
         "div",
-        { class: "notice warn", role: "status" },
+        { class: "notice warn problems", role: "status" },
         h("strong", {}, t("problems")),
-        h("ul", {}, health.problems.map((problem) => h("li", {}, problem))),
+        h("ul", {}, health.problems.map((problem) => h("li", {}, withLinks(problem, go)))),
       ),
   ].filter(Boolean);
 }
 
-function tile(label, value, note, tone, onclick) {
-  const inside = [h("span", { class: "label" }, label), h("span", { class: "value" }, value), h("span", { class: "note" }, note)];
+function listenerTile({ listeners, inbox }) {
+  const last = inbox.last_received_at ? t("lastEvent", { ago: ago(inbox.last_received_at) }) : "";
+  const seen = listeners.filter((listener) => listener.seen_at);
+  const away = seen.find((listener) => !listener.is_connected);
+  if (!seen.length) return tile(t("listener"), t("noListener"), last);
+  if (away) return tile(t("listener"), t("away"), t("seenAgo", { ago: ago(away.seen_at) }), "bad");
+  const connected = tile(t("listener"), t("connected"), "", "good");
+  connected.title = last;
+  return connected;
+}
+
+function lastTile(last, go) {
+  if (!last.length) return tile(t("lastFullSync"), t("never"), "", "warn");
+  const note = last.length > 1 ? t("companies", { count: last.length, ago: ago(last.at(-1).end_time) }) : (last[0].task_id ?? "");
+  return tile(t("lastFullSync"), when(last[0].end_time), note, "good", () => go({ saga: last[0].transaction_id }));
+}
+
+// A problem names a saga by its id: that becomes a link.
+function withLinks(text, go) {
+  return text.split(ID).map((part, index) =>
+    index % 2 ? h("a", { href: `?saga=${part}`, onclick: (event) => (event.preventDefault(), go({ saga: part })) }, part) : part,
+  );
+}
+
+function tile(label, value, note, tone = "", onclick = null) {
+  const inside = [h("span", { class: "label" }, label), h("span", { class: "value" }, value), note && h("span", { class: "note" }, note)];
   if (!onclick) return h("div", { class: `tile ${tone}` }, inside);
   return h("button", { type: "button", class: `tile ${tone}`, onclick }, inside);
 }

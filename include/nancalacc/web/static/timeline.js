@@ -3,10 +3,11 @@
 import { airflowAddress, openInAirflow } from "./airflow.js";
 import { h } from "./dom.js";
 import { clock, duration, moment, now, number, time } from "./format.js";
-import { badge } from "./parts.js";
+import { mark, shortError } from "./parts.js";
 import { t } from "./texts.js";
 
 const LEAST_SPAN = 2000;
+const SHORT_SPAN = 20_000;
 const ENDS = {
   step_completed: "completed",
   step_failed: "failed",
@@ -67,17 +68,19 @@ export function tickTimeline(root) {
 }
 
 function axis(from, until) {
+  const whole = until - from;
+  // Within a few seconds the clock would say the same several times.
+  const tick = (part) => (part && whole < SHORT_SPAN ? `+${((part * whole) / 1000).toFixed(1)} s` : clock(from + part * whole));
   return h(
     "div",
     { class: "axis", "aria-hidden": "true" },
-    h("div", { class: "axis-track" }, [0, 0.25, 0.5, 0.75, 1].map((part) => h("span", { class: "tick", vars: { "--at": `${part * 100}%` } }, clock(from + part * (until - from))))),
+    h("div", { class: "axis-track" }, [0, 0.25, 0.5, 0.75, 1].map((part) => h("span", { class: "tick", vars: { "--at": `${part * 100}%` } }, tick(part)))),
   );
 }
 
 function line(saga, step, { bars, from, until, current }) {
   const status = current ? step.status : (bars.at(-1)?.state ?? "pending");
   const forward = bars.filter((bar) => bar.kind === "forward");
-  const rows = current ? rowsOf(step) : "";
   const log = step.log_url && h("a", { href: airflowAddress(step.log_url), target: "_top", title: t("log"), onclick: openInAirflow }, step.name);
   return h(
     "div",
@@ -85,14 +88,15 @@ function line(saga, step, { bars, from, until, current }) {
     h(
       "div",
       { class: "line-name" },
-      badge(status),
+      mark(status),
       log || h("span", {}, step.name),
       step.kind === "pivot" && h("span", { class: "tag", title: t("pivotHint") }, t("pivot")),
       forward.length > 1 && h("span", { class: "tag" }, t("attempts", { count: forward.length })),
     ),
     h("div", { class: "track" }, bars.map((bar) => span(bar, from, until))),
-    h("div", { class: "line-end" }, took(bars), rows && h("span", { class: "sub" }, rows)),
-    current && step.error_message && h("p", { class: "line-error" }, step.error_message),
+    h("div", { class: "line-rows sub" }, current ? rowsOf(step) : ""),
+    h("div", { class: "line-end" }, took(bars)),
+    current && step.error_message && step.error_message !== shortError(saga) && h("p", { class: "line-error" }, step.error_message),
   );
 }
 
@@ -120,7 +124,7 @@ function took(bars) {
 function rowsOf(step) {
   const rows = step.action_data?.rows;
   if (typeof rows === "number") return t("rows", { count: number(rows) });
-  const counted = rows ?? step.action_data;
-  const parts = ["departments", "users", "memberships"].filter((name) => typeof counted?.[name] === "number");
-  return parts.map((name) => `${number(counted[name])} ${t(name)}`).join(", ");
+  // Of a step that reports several kinds, the panel below tells; while it is at work, its people.
+  const people = step.status === "in_progress" ? step.action_data?.users : null;
+  return typeof people === "number" ? `${number(people)} ${t("users")}` : "";
 }

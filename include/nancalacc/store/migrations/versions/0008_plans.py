@@ -1,7 +1,7 @@
 """Plans: what a sync would change, and what people decided about it.
 
 Revision ID: 0008
-Revises: 0004
+Revises: 0007
 """
 
 import sqlalchemy as sa
@@ -9,7 +9,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "0008"
-down_revision = "0004"
+down_revision = "0007"
 
 NOW = sa.text("timezone('utc', clock_timestamp())")
 

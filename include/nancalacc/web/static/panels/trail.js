@@ -1,0 +1,76 @@
+// The audit trail: every event, the latest first, with a line where an epoch begins.
+
+import { h } from "../dom.js";
+import { instant, moment } from "../format.js";
+import { t } from "../texts.js";
+
+const EVENTS_SHOWN = 500;
+const BAD = ["step_failed", "saga_failed", "compensation_failed", "record_rejected", "warning"];
+const TEXTS = ["error", "reason", "message"];
+
+export const name = "trail";
+
+export function shown(saga) {
+  return [saga.events.at(-1)?.id ?? 0, saga.epoch];
+}
+
+export function render(saga) {
+  const events = saga.events;
+  const several = new Set(events.map(epochOf).filter((epoch) => epoch > 0)).size > 1;
+  const rows = [];
+  let epoch = null;
+  for (const event of events.toReversed()) {
+    if (several && epochOf(event) && epochOf(event) !== epoch) {
+      epoch = epochOf(event);
+      rows.push(h("tr", { class: "epoch" }, h("th", { colspan: 4, scope: "rowgroup" }, `${t("epoch")} ${epoch}`)));
+    }
+    rows.push(row(event));
+  }
+  return [
+    h("h2", {}, t("events")),
+    events.length >= EVENTS_SHOWN && h("p", { class: "hint" }, t("older")),
+    h(
+      "div",
+      { class: "card scroll" },
+      h(
+        "table",
+        { class: "events stack" },
+        h("thead", {}, h("tr", {}, ["time", "event", "step", "details"].map((each) => h("th", { scope: "col" }, t(each))))),
+        h("tbody", {}, rows),
+      ),
+    ),
+  ].filter(Boolean);
+}
+
+function epochOf(event) {
+  return event.event_data?.epoch ?? 0;
+}
+
+function row(event) {
+  return h(
+    "tr",
+    { class: toneOf(event.event_type) },
+    h("td", { class: "at", title: moment(event.created_at) }, instant(event.created_at)),
+    h("td", { class: "kind" }, h("code", {}, event.event_type)),
+    h("td", { class: "step" }, event.step ?? ""),
+    h("td", { class: "data" }, told(event)),
+  );
+}
+
+function toneOf(type) {
+  if (BAD.includes(type)) return "severe";
+  if (type === "action_requested") return "by-person";
+  if (type.startsWith("compensation")) return "going-back";
+  return type.endsWith("completed") ? "well" : "";
+}
+
+function told(event) {
+  const { epoch: _, ...data } = event.event_data ?? {};
+  if (data.user) return [`${data.action} — ${t("byPerson", { user: data.user, reason: data.reason })}`, data.result].filter(Boolean).join(" · ");
+  const parts = [];
+  for (const [key, value] of Object.entries(data)) {
+    if (value === null || value === "" || (key === "attempt" && value === 1) || key === "kinds") continue;
+    parts.push(TEXTS.includes(key) ? String(value) : `${key}: ${typeof value === "object" ? JSON.stringify(value) : value}`);
+  }
+  return parts.join(" · ");
+}
