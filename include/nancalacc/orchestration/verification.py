@@ -95,13 +95,16 @@ class VerifyWps(BaseOperator):
                 subject,
                 seconds=max(LEAST_READING_SECONDS, until - time.time()),
                 verification_id=verification_id,
+                patience=self.seconds or None,
             )
             # Looking is work for WPS, too: not more than a third of the time.
-            pause = max(pause, 2 * seen.seconds)
+            left = until - time.time()
+            # The last look comes when the time is over.
+            pause = min(max(pause, 2 * seen.seconds), left)
             may_pass = seen.verdict.may_change or (
                 seen.verdict is Verdict.UNVERIFIABLE and verification_id is not None
             )
-            if not may_pass or time.time() + pause > until:
+            if not may_pass or left <= 0:
                 finish(database, seen)
                 return seen
         log.info("%s: looking again in %.0f s", seen.message, pause)

@@ -56,9 +56,14 @@ def judge(
     *,
     in_motion: bool,
     late_seconds: float,
+    patience: float | None = None,
     thresholds: Mapping[str, int] = WPS_THRESHOLDS,
 ) -> tuple[Verdict, str]:
-    """What the differences mean; `late_seconds`: how long WPS may take to run what it accepted."""
+    """What the differences mean.
+
+    `late_seconds`: how long WPS may take to run what it accepted; `patience`: after which a sync beyond
+    its thresholds of which nothing is there counts as stopped, if that is sooner.
+    """
     if not found.number:
         return Verdict.VERIFIED, "WPS has exactly what it was given"
     if in_motion:
@@ -68,16 +73,19 @@ def judge(
     beyond = {kind: publication.changes("removed", kind) for kind in thresholds}
     beyond = {kind: number for kind, number in beyond.items() if number > thresholds[kind]}
     age = f"{publication.age:.0f} s after it accepted task {publication.task_id}"
-    if beyond and _kept_everything(found, publication):
+    is_untouched = _untouched(found, publication)
+    is_over = publication.age >= min(late_seconds, late_seconds if patience is None else patience)
+    if beyond and _kept_everything(found, publication) and (is_over or not is_untouched):
         return Verdict.STOPPED, (
             f"{age} WPS still has everything that this sync removes ({_listed(beyond)}), which is more than"
             f" its default thresholds ({_listed(thresholds)}): it has stopped the job. Raise them in the WPS"
             f" console and sync again, unless they are raised already and it is still at work ({found})"
         )
-    if publication.age < late_seconds and _untouched(found, publication):
+    if publication.age < late_seconds and is_untouched:
         return Verdict.PENDING, (
             f"{age} WPS shows nothing of it yet, and may take up to {late_seconds:.0f} s: {found}."
             " The DAG reconcile looks again; NANCALACC_VERIFY_SECONDS lets the run itself wait"
+            + (f". It removes {_listed(beyond)}: above its thresholds WPS would stop it" if beyond else "")
         )
     return Verdict.DRIFTED, f"{age} WPS differs from what it was given: {found}"
 

@@ -89,11 +89,12 @@ def look(
     *,
     seconds: float,
     verification_id: int | None = None,
+    patience: float | None = None,
 ) -> Look:
     """Read WPS's directory, at most for so many seconds, and compare it with known state.
 
-    `verification_id`: of an earlier look of the same run. Raises DatabaseError and SchemaError only:
-    whatever is wrong with WPS is a verdict.
+    `verification_id`: of an earlier look of the same run; `patience`: see `judge`. Raises DatabaseError
+    and SchemaError only: whatever is wrong with WPS is a verdict.
     """
     try:
         settings = services.wps_settings(subject.wps_conn_id)
@@ -128,7 +129,11 @@ def look(
                     {"company": company, "own": subject.transaction_id, "since": started},
                 ).scalar_one()
             verdict, message = judge(
-                found, publication, in_motion=in_motion, late_seconds=services.settings.repeat_seconds
+                found,
+                publication,
+                in_motion=in_motion,
+                late_seconds=services.settings.repeat_seconds,
+                patience=patience,
             )
     with database.transaction() as connection:
         connection.execute(

@@ -30,16 +30,17 @@ def publication(age: float = 10, **changes: tuple[int, int]) -> Publication:
         # Some of it is there: WPS is done, and something is wrong.
         (Differences(missing={"users": 2}), publication(users=(5, 0)), Verdict.DRIFTED),
         (Differences(missing={"users": 2}), None, Verdict.DRIFTED),
-        # Beyond WPS's thresholds, and all of it still there, whether the additions came or not.
-        (MANY_EXTRA, publication(users=(0, 300)), Verdict.STOPPED),
-        (MANY_EXTRA, publication(LATE + 1, users=(7, 300)), Verdict.STOPPED),
+        # Beyond WPS's thresholds, and all of it still there: stopped when there was time, or others came.
+        (MANY_EXTRA, publication(users=(0, 300)), Verdict.PENDING),
+        (MANY_EXTRA, publication(LATE, users=(0, 300)), Verdict.STOPPED),
+        (MANY_EXTRA, publication(users=(7, 300)), Verdict.STOPPED),
         (
             Differences(missing={"users": 7}, extra={"users": 300}),
-            publication(users=(7, 300)),
-            "stopped",
+            publication(LATE, users=(7, 300)),
+            Verdict.STOPPED,
         ),
-        (Differences(extra={"departments": 21}), publication(departments=(0, 21)), Verdict.STOPPED),
-        (Differences(extra={"memberships": 2}), publication(memberships=(0, 2)), Verdict.STOPPED),
+        (Differences(extra={"departments": 21}), publication(LATE, departments=(0, 21)), Verdict.STOPPED),
+        (Differences(extra={"memberships": 2}), publication(LATE, memberships=(0, 2)), Verdict.STOPPED),
         # At the edge WPS does it.
         (Differences(extra={"users": 200}), publication(LATE + 1, users=(0, 200)), Verdict.DRIFTED),
         (Differences(extra={"departments": 20}), publication(departments=(0, 20)), Verdict.PENDING),
@@ -57,7 +58,14 @@ def test_nothing_is_concluded_while_another_sync_is_on_its_way():
 
 
 def test_a_stopped_job_is_explained_with_the_counts_and_what_to_do():
-    message = judge(MANY_EXTRA, publication(users=(0, 300)), in_motion=False, late_seconds=LATE)[1]
+    message = judge(MANY_EXTRA, publication(LATE, users=(0, 300)), in_motion=False, late_seconds=LATE)[1]
     assert "300 users" in message
     assert "200 users" in message
     assert "WPS console" in message
+
+
+def test_a_run_that_has_waited_need_not_wait_for_reconcile():
+    published = publication(900, users=(0, 300))
+    assert judge(MANY_EXTRA, published, in_motion=False, late_seconds=LATE)[0] is Verdict.PENDING
+    waited = judge(MANY_EXTRA, published, in_motion=False, late_seconds=LATE, patience=900)
+    assert waited[0] is Verdict.STOPPED
