@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 
 from nancalacc.errors import DatabaseError
+from nancalacc.orchestration.incident_messages import message_of
 from nancalacc.saga.state import SagaStatus
 from nancalacc.sandbox.directory import ROOT_DID, DirectoryDepartment
 from nancalacc.sandbox.organisation import Placement, User
 from nancalacc.sandbox.snapshot import Thresholds
+from nancalacc.store import incidents
 from nancalacc.sync.verdicts import Verdict
 from nancalacc.sync.verify import Look, Subject, finish, look
 
@@ -109,7 +111,8 @@ class TestVerdict:
         organisation.add_user(User(userid="new", name="新人", placements=(Placement(100),)))
         run = sync.complete()
         # 5 users are below WPS's default; their memberships are not.
-        found = see(sync, run)
+        assert see(sync, run).verdict is Verdict.PENDING
+        found = see(sync, run, patience=0)
         assert found.verdict is Verdict.STOPPED
         assert found.differences.extra["users"] == 5
         assert "WPS console" in found.message
@@ -265,6 +268,33 @@ class TestUnreadable:
         with pytest.raises(Exception, match="db upgrade") as caught:
             see(sync, run)
         assert not isinstance(caught.value, DatabaseError)
+
+
+class TestTold:
+    def test_people_are_told_of_drift_once_while_it_lasts(self, sync, sandbox):
+        def told() -> int:
+            with sync.database.transaction() as connection:
+                return incidents.find(connection)
+
+        run = sync.complete()
+        sync.settings = replace(sync.settings, repeat_seconds=0)
+        see(sync, run)
+        assert told() == 0
+        gone = sandbox.directory.users.pop("u07")
+        see(sync)
+        assert (told(), told()) == (1, 0)
+        see(sync)
+        assert told() == 0
+        sandbox.directory.put_user(gone)
+        see(sync)
+        sandbox.directory.users.pop("u07")
+        see(sync)
+        assert told() == 1
+        with sync.database.transaction() as connection:
+            incident = incidents.take(connection)
+        message = message_of(incident, console="https://airflow.example.com/x")
+        assert "differs from what it was given" in message.title
+        assert "1 users missing in WPS" in message.text
 
 
 class TestLeftovers:
