@@ -54,7 +54,7 @@ REASONS: Mapping[str, str] = {
 SAGA = text("""
     SELECT t.status, t.definition, t.third_company_id, t.task_id,
         coalesce(t.params->>'dry_run', 'false') = 'true' AS is_dry,
-        u.action_data->'difference' AS difference, u.action_data->'rows' AS rows
+        u.action_data->'difference' AS difference
     FROM saga_transactions t
     LEFT JOIN saga_steps u ON u.transaction_id = t.transaction_id AND u.step_name = 'update_task_status'
     WHERE t.transaction_id = :id
@@ -63,6 +63,11 @@ ROOTS = text("""
     SELECT task_id FROM tb_las_department
     WHERE third_company_id = :company AND platform_id = :platform AND pid = '-1' AND task_id <= :task_id
     ORDER BY task_id DESC LIMIT 2
+""")
+PUBLISHED_ROWS = text("""
+    SELECT u.action_data->'rows' FROM saga_transactions t
+    JOIN saga_steps u ON u.transaction_id = t.transaction_id AND u.step_name = 'update_task_status'
+    WHERE t.third_company_id = :company AND t.task_id = :task_id
 """)
 PREDECESSOR = text("""
     SELECT max(task_id) FROM saga_transactions
@@ -131,12 +136,9 @@ def find(connection: Connection, transaction_id: str, *, third_company_id: str, 
     roots = list(connection.execute(ROOTS, values).scalars())
     if not roots or roots[0] != saga.task_id:
         raise RefusedError(_gone(f"The snapshot {saga.task_id} that it published"))
-    if saga.rows and publish.count_rows(connection, snapshot=snapshot).as_data() != saga.rows:
-        raise RefusedError(
-            f"Snapshot {saga.task_id} no longer has the rows that saga {transaction_id} published: somebody"
-            " else changed the tables, so it cannot be undone"
-        )
     base = roots[1] if len(roots) > 1 else None
+    for task_id in roots:
+        _require_whole(connection, Snapshot(task_id, third_company_id, platform_id))
     predecessor: str | None = connection.execute(
         PREDECESSOR, values | {"definitions": list(SNAPSHOT_SAGAS)}
     ).scalar_one()
@@ -162,8 +164,16 @@ def stage(connection: Connection, undone: Undone, *, fetch: Fetch) -> tuple[dict
         **{f"from_{kind}": mark for kind, mark in undone.base_marks.items()},
         **fetch.key(),
     }
-    for statement in (*CREATE, *BEFORE, *FILL, COMPARE):
+    for statement in (*CREATE, *BEFORE, *FILL):
         connection.execute(statement, values)
+    # Of a snapshot that maintenance removes the root row goes first: now it was read whole.
+    roots = connection.execute(
+        ROOTS,
+        {"company": values["company"], "task_id": undone.task_id, "platform": undone.snapshot.platform_id},
+    ).scalars()
+    if list(roots) != [task_id for task_id in (undone.task_id, undone.base) if task_id]:
+        raise RefusedError(_gone("A snapshot that was being read"))
+    connection.execute(COMPARE)
     _fill_keys(connection)
     _settle(connection)
     for statement in (*STAGE, *KEEP_LEFT):
@@ -177,6 +187,17 @@ def examples(connection: Connection, *, transaction_id: str) -> list[dict[str, s
     """The first objects that are left alone: kind, key, reason."""
     rows = connection.execute(EXAMPLES, {"id": transaction_id, "limit": NAMED})
     return [dict(row._mapping) for row in rows]
+
+
+def _require_whole(connection: Connection, snapshot: Snapshot) -> None:
+    """Raise RefusedError when a snapshot lacks rows that were published, as far as that is recorded."""
+    values = {"company": snapshot.third_company_id, "task_id": snapshot.task_id}
+    published: Mapping[str, int] | None = connection.execute(PUBLISHED_ROWS, values).scalar()
+    if published and publish.count_rows(connection, snapshot=snapshot).as_data() != published:
+        raise RefusedError(
+            f"Snapshot {snapshot.task_id} no longer has the rows that were published: somebody else changed"
+            " the tables, so nothing can be brought back from it"
+        )
 
 
 def _marks(connection: Connection, task_id: str, *, third_company_id: str) -> Mapping[str, int]:

@@ -10,7 +10,9 @@ from nancalacc.saga.definition import transaction_id_of
 from nancalacc.saga.state import SagaStatus
 from nancalacc.sandbox.directory import Directory
 from nancalacc.sandbox.organisation import Placement, User
+from nancalacc.sync import former
 from nancalacc.sync.retention import snapshots
+from nancalacc.sync.staging import Fetch
 from nancalacc.sync.undo import UNDO_SYNC
 from nancalacc.sync.verdicts import Verdict
 from store.sync.batches import Batches
@@ -411,7 +413,28 @@ class TestRefused:
         organisation.remove_user("u01")
         wrong = sync.complete()
         sync.execute("DELETE FROM tb_las_user WHERE uid = 'u09'")
-        assert Undo(sync, wrong.transaction_id).fails(RefusedError, match="somebody else changed")
+        assert Undo(sync, wrong.transaction_id).fails(RefusedError, match="somebody else")
+
+    def test_neither_is_an_earlier_one(self, sync, organisation):
+        first = sync.complete()
+        organisation.remove_user("u01")
+        wrong = sync.complete()
+        sync.execute("DELETE FROM tb_las_user WHERE uid = 'u09' AND task_id = :id", id=first.saga.task_id)
+        assert Undo(sync, wrong.transaction_id).fails(RefusedError, match=first.saga.task_id)
+
+    def test_a_snapshot_that_maintenance_removes_while_it_is_read_is_not_restored_in_part(
+        self, sync, organisation
+    ):
+        sync.complete()
+        organisation.remove_user("u01")
+        wrong = sync.complete()
+        with sync.database.transaction() as connection:
+            undone = former.find(
+                connection, wrong.transaction_id, third_company_id="sandbox", platform_id="dingtalk"
+            )
+            assert snapshots(connection, keep=1, limit=3) == 3
+            with pytest.raises(RefusedError, match="NANCALACC_KEEP_SNAPSHOTS"):
+                former.stage(connection, undone, fetch=Fetch(wrong.transaction_id, epoch=9, attempt=1))
 
     def test_it_is_refused_while_a_full_sync_runs_and_the_other_way_round(self, sync, organisation):
         sync.complete()
