@@ -4,6 +4,7 @@
 Copies the whole organisation — departments, users, memberships — from DingTalk to WPS. Every
 task is a step of one saga: until `notify_wps` nothing is visible to WPS, and a failure is undone
 in reverse by the tasks of the group `compensation`; from `notify_wps` on the saga only goes forward.
+`verify_wps` reads WPS's directory back and says whether it has arrived; it never fails the run.
 `plan_changes` is no step but a checkpoint: it writes down what will change, and stops the run, or
 asks a person, when that is more than the limits allow.
 
@@ -31,10 +32,12 @@ if INCLUDE not in sys.path:
 
 from nancalacc.config import Settings  # noqa: E402
 from nancalacc.orchestration.registry import sync_services_of  # noqa: E402
-from nancalacc.orchestration.saga_tasks import saga_tasks  # noqa: E402
+from nancalacc.orchestration.saga_tasks import retry_arguments, saga_tasks  # noqa: E402
+from nancalacc.orchestration.verification import VerifyWps  # noqa: E402
 from nancalacc.sync.full import FULL_SYNC  # noqa: E402
 
 SETTINGS = Settings.from_env()
+RETRY_DELAY = timedelta(seconds=SETTINGS.retry_delay_seconds)
 
 for number, (dingtalk, wps) in enumerate(SETTINGS.companies):
     with DAG(
@@ -98,7 +101,16 @@ for number, (dingtalk, wps) in enumerate(SETTINGS.companies):
         saga_tasks(
             FULL_SYNC,
             services=sync_services_of,
-            retry_delay=timedelta(seconds=SETTINGS.retry_delay_seconds),
+            retry_delay=RETRY_DELAY,
+            check=VerifyWps(
+                task_id="verify_wps",
+                services=sync_services_of,
+                seconds=SETTINGS.verify_seconds,
+                retries=3,
+                execution_timeout=timedelta(hours=1),
+                doc_md=VerifyWps.__doc__,
+                **retry_arguments(RETRY_DELAY),
+            ),
         )
     globals()[dag.dag_id] = dag
 

@@ -128,6 +128,7 @@ def stack(
             "NANCALACC_NOTIFY_CONN_ID": "dingtalk_robot",
             "NANCALACC_RECOVERY_SCHEDULE": "none",
             "NANCALACC_MAINTENANCE_SCHEDULE": "none",
+            "NANCALACC_RECONCILE_SCHEDULE": "none",
             "NANCALACC_HEARTBEAT_SECONDS": "1",
             "NANCALACC_STALE_SECONDS": "6",
             "NANCALACC_LOCK_WAIT_SECONDS": "30",

@@ -186,6 +186,7 @@ class WpsSettings:
     signature: Signature = Signature.KSO1
     account_source: AccountSource = AccountSource.USERID
     timezone: str = "Asia/Shanghai"
+    reads_per_second: float = 10
     limits: Limits = field(default_factory=Limits)
     approval: bool = False
     approval_seconds: float = APPROVAL_SECONDS
@@ -194,6 +195,7 @@ class WpsSettings:
     def of(cls, connection: ConnectionInfo) -> WpsSettings:
         """Read and check a connection; raises ConfigurationError naming what is wrong.
 
+        `reads_per_second` limits the reads of one API of the directory; 0 means no limit of our own.
         What it does not say about limits and approval the environment does.
         """
         client_id, client_secret = connection.credentials()
@@ -228,6 +230,7 @@ class WpsSettings:
             signature=connection.choice("signature", Signature.KSO1),
             account_source=connection.choice("account_source", AccountSource.USERID),
             timezone=zone,
+            reads_per_second=connection.number("reads_per_second", 10),
             limits=_limits(connection),
             approval=connection.flag("approval", default=_env_flag("NANCALACC_APPROVAL")),
             approval_seconds=connection.number(
@@ -260,6 +263,17 @@ def _env_number(name: str, default: float) -> float:
         return float(value) if value else default
     except ValueError:
         raise ConfigurationError(f"Environment variable {name} must be a number, not {value!r}") from None
+
+
+def _env_seconds(name: str, default: float) -> float | None:
+    value = os.environ.get(name, "")
+    seconds = None if value.lower() in {"none", "off"} else _env_number(name, default)
+    # Not a number compares false, too.
+    if seconds is not None and not seconds >= 0:
+        raise ConfigurationError(
+            f"Environment variable {name} must be a number of at least 0, or none, not {value!r}"
+        )
+    return seconds
 
 
 def _env_flag(name: str) -> bool:
@@ -315,6 +329,7 @@ class Settings:
     full_sync_schedule: str | None = "10 2 * * *"
     recovery_schedule: str | None = "*/5 * * * *"
     maintenance_schedule: str | None = "40 3 * * *"
+    reconcile_schedule: str | None = "25 5 * * *"
     schedule_timezone: str = "Asia/Shanghai"
     heartbeat_seconds: float = 5
     stale_seconds: float = 30
@@ -331,6 +346,7 @@ class Settings:
     confirm_seconds: float = 300
     renotify_seconds: float = 20
     repeat_seconds: float = 1800
+    verify_seconds: float | None = 0
     metrics_token: str = field(default="", repr=False)
     notify_conn_id: str = ""
     notifier: str = DINGTALK_ROBOT
@@ -354,6 +370,7 @@ class Settings:
             full_sync_schedule=_env_schedule("NANCALACC_FULL_SYNC_SCHEDULE", "10 2 * * *"),
             recovery_schedule=_env_schedule("NANCALACC_RECOVERY_SCHEDULE", "*/5 * * * *"),
             maintenance_schedule=_env_schedule("NANCALACC_MAINTENANCE_SCHEDULE", "40 3 * * *"),
+            reconcile_schedule=_env_schedule("NANCALACC_RECONCILE_SCHEDULE", "25 5 * * *"),
             schedule_timezone=os.environ.get("NANCALACC_SCHEDULE_TIMEZONE") or "Asia/Shanghai",
             heartbeat_seconds=_env_number("NANCALACC_HEARTBEAT_SECONDS", 5),
             stale_seconds=_env_number("NANCALACC_STALE_SECONDS", 30),
@@ -377,5 +394,6 @@ class Settings:
             confirm_seconds=_env_number("NANCALACC_CONFIRM_SECONDS", 300),
             renotify_seconds=_env_number("NANCALACC_RENOTIFY_SECONDS", 20),
             repeat_seconds=_env_number("NANCALACC_REPEAT_SECONDS", 1800),
+            verify_seconds=_env_seconds("NANCALACC_VERIFY_SECONDS", 0),
             retention=Retention.from_env(),
         )

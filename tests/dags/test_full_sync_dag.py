@@ -21,6 +21,7 @@ STEPS = [
     "update_task_status",
 ]
 SAVES = STEPS[2:6]
+DAGS = ["full_sync", "reconcile", "saga_recovery", "saga_maintenance", "undo_sync"]
 PLAN = "plan_changes"
 COMPENSATIONS = [f"compensation.{step}" for step in STEPS]
 DESCRIBE = """
@@ -104,7 +105,7 @@ def tasks(bag: dict) -> dict:
 
 def test_dag_files_load_without_pythonpath_connections_or_database(bag: dict):
     assert bag["errors"] == {}
-    assert {"full_sync", "saga_recovery", "saga_maintenance"} <= set(bag["dags"])
+    assert set(DAGS) <= set(bag["dags"])
 
 
 def test_every_dag_has_tags_documentation_and_no_catchup(bag: dict):
@@ -123,7 +124,7 @@ def test_every_task_has_owner_time_limit_and_retries_with_growing_pauses(bag: di
             assert task["backoff"] == 2
 
 
-@pytest.mark.parametrize("dag_id", ["full_sync", "saga_recovery", "saga_maintenance"])
+@pytest.mark.parametrize("dag_id", DAGS)
 def test_permanent_errors_are_not_retried(bag: dict, dag_id: str):
     for task in bag["dags"][dag_id]["tasks"].values():
         assert [(rule["exception"], rule["action"]) for rule in task["rules"]] == [
@@ -140,7 +141,9 @@ def test_the_graph_is_exactly_that_of_the_design(tasks: dict):
         PLAN: set(SAVES) | ends,
         **{save: {"notify_wps"} | ends for save in SAVES},
         "notify_wps": {"update_task_status"} | ends,
-        "update_task_status": ends,
+        "update_task_status": {"verify_wps"} | ends,
+        # Beside the saga, and not a leaf: how it ends says nothing about the run.
+        "verify_wps": {"saga_outcome"},
         "settle_saga": {*COMPENSATIONS, "saga_outcome"},
         "saga_outcome": set(),
         COMPENSATIONS[0]: {"saga_outcome"},
@@ -154,6 +157,7 @@ def test_trigger_rules(tasks: dict):
     assert {rules[step] for step in (*STEPS, PLAN)} == {"all_success"}
     assert {rules[step] for step in COMPENSATIONS} == {"none_failed_min_one_success"}
     assert rules["settle_saga"] == rules["saga_outcome"] == "all_done"
+    assert rules["verify_wps"] == "all_success"
 
 
 def test_only_steps_and_checkpoints_request_compensation_when_they_fail(tasks: dict):
@@ -168,7 +172,7 @@ def test_a_step_has_time_for_everything_it_may_have_to_replay(tasks: dict):
     assert tasks[PLAN]["timeout"] > tasks["fetch_dingtalk_data"]["timeout"]
 
 
-@pytest.mark.parametrize("dag_id", ["full_sync", "saga_recovery", "saga_maintenance"])
+@pytest.mark.parametrize("dag_id", DAGS)
 def test_no_task_hands_data_on_by_xcom(bag: dict, dag_id: str):
     assert not any(task["xcom"] for task in bag["dags"][dag_id]["tasks"].values())
 
@@ -197,10 +201,32 @@ def test_recovery_and_maintenance_are_one_task_each_by_schedule(
     [
         ("NANCALACC_RECOVERY_SCHEDULE", "saga_recovery"),
         ("NANCALACC_MAINTENANCE_SCHEDULE", "saga_maintenance"),
+        ("NANCALACC_RECONCILE_SCHEDULE", "reconcile"),
     ],
 )
-def test_recovery_and_maintenance_can_be_left_to_people(tmp_path: Path, variable: str, dag_id: str):
+def test_what_runs_beside_the_syncs_can_be_left_to_people(tmp_path: Path, variable: str, dag_id: str):
     assert describe(tmp_path, **{variable: "none"})["dags"][dag_id]["cron"] is None
+
+
+def test_reconcile_compares_each_company_by_schedule(tmp_path: Path):
+    pairs = "dingtalk_default:wps_default,dingtalk_b:wps_b"
+    dag = describe(tmp_path, NANCALACC_COMPANIES=pairs)["dags"]["reconcile"]
+    assert set(dag["tasks"]) == {"compare__wps_default", "compare__wps_b"}
+    assert (dag["cron"], dag["zone"]) == ("25 5 * * *", "Asia/Shanghai")
+    assert dag["params"] == {"wps_conn_id": None, "repair": False}
+    assert all(dag["described"])
+
+
+def test_an_undo_has_the_graph_of_a_full_sync_and_is_started_by_people(bag: dict, tasks: dict):
+    undo = bag["dags"]["undo_sync"]
+    assert {task_id: task["downstream"] for task_id, task in undo["tasks"].items()} == {
+        task_id: task["downstream"] for task_id, task in tasks.items()
+    }
+    assert undo["cron"] is None
+    assert undo["params"] == {**bag["dags"]["full_sync"]["params"], "transaction_id": None}
+    assert all(undo["described"])
+    # Whoever needs it does not want to look for a switch first.
+    assert undo["paused"] is False
 
 
 def test_parameters_are_valid_by_default_and_described(bag: dict):

@@ -258,7 +258,7 @@ async def test_who_may_only_look_changes_nothing(
         answer = await client.post(filled, json=body(**({"step": "save_users"} if "skip" in path else {})))
         assert answer.status_code == 403, (path, answer.text)
         tried += 1
-    assert tried == 7
+    assert tried == 8
     assert airflow_app.calls == []
     assert actions_of(rows, failed) == []
     can = (await client.get(f"/sagas/{failed}")).json()["actions"]

@@ -21,6 +21,7 @@ from tenacity import (
 )
 
 from nancalacc.clients.auth import Token, TokenCache
+from nancalacc.clients.rate_limit import RateLimiter
 from nancalacc.clients.signatures import FORM, JSON, http_date, signature_headers
 from nancalacc.clients.transport import AnswerLostError, Response, Transport
 from nancalacc.clients.wps_answers import check_read, check_sync, is_unauthorised, read_token
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 CALL_SECONDS = 30.0
 READ_ATTEMPTS = 5
+PROBE_SECONDS = 5.0
+"""How long an answer may take to the first call of a kind that not every installation answers."""
 LONGEST_PAUSE_SECONDS = 60.0
 PAGE_SIZE = 50
 BACK_OFF = wait_random_exponential(multiplier=0.5, max=10)
@@ -48,7 +51,8 @@ class WpsClient:
     """Calls of one WPS tenant; one instance belongs to one event loop.
 
     Reads are repeated on errors that pass; publishing calls never are, so that the
-    caller decides with what it knows. `clock` is monotonic seconds, `now` an aware time.
+    caller decides with what it knows. `clock` is monotonic seconds, `now` an aware time. `reads`
+    counts the reads that were sent, repeated ones included.
     """
 
     def __init__(
@@ -65,6 +69,8 @@ class WpsClient:
         self._now = now
         self._sleep = sleep
         self._tokens = TokenCache(self._fetch_token, clock=clock)
+        self._limiter = RateLimiter(settings.reads_per_second, clock=clock, sleep=sleep)
+        self.reads = 0
 
     async def full_sync(self, *, task_id: str, collect_cost_ms: int) -> None:
         """Ask WPS to take over the snapshot of `task_id`; returns when WPS accepted it [wps 3.1].
@@ -90,9 +96,9 @@ class WpsClient:
         """
         await self._publish("increment/sync", {"third_company_id": self._settings.third_company_id})
 
-    async def root_department(self) -> dict[str, Any]:
-        """The root DEPT record [wps 4]."""
-        found = await self._read("/v7/depts/root")
+    async def root_department(self, *, probe: bool = False) -> dict[str, Any]:
+        """The root DEPT record [wps 4]; `probe`: not repeated, and given up soon."""
+        found = await self._read("/v7/depts/root", probe=probe)
         if not isinstance(found, dict):
             raise IncompleteAnswerError("WPS GET /v7/depts/root: the answer holds no department")
         return found
@@ -102,17 +108,23 @@ class WpsClient:
         return self._pages(f"/v7/depts/{quote(dept_id, safe='')}/children", ())
 
     def users(
-        self, *, statuses: Sequence[str] = PRESENT_STATUSES, with_dept: bool = True
+        self, *, statuses: Sequence[str] = PRESENT_STATUSES, with_dept: bool = True, probe: bool = False
     ) -> AsyncIterator[dict[str, Any]]:
-        """The USER records of the company that have one of `statuses` [wps 4]."""
-        query = [("status", status) for status in statuses]
-        return self._pages("/v7/users", [*query, ("with_dept", "true" if with_dept else "false")])
+        """The USER records of the company that have one of `statuses` [wps 4].
 
-    async def _pages(self, path: str, query: Sequence[tuple[str, str]]) -> AsyncIterator[dict[str, Any]]:
+        `probe`: the first page is not asked for again, and given up soon.
+        """
+        query = [("status", status) for status in statuses]
+        query.append(("with_dept", "true" if with_dept else "false"))
+        return self._pages("/v7/users", query, probe=probe)
+
+    async def _pages(
+        self, path: str, query: Sequence[tuple[str, str]], *, probe: bool = False
+    ) -> AsyncIterator[dict[str, Any]]:
         token, seen = "", set[str]()
         while True:
             page = [*query, ("page_size", str(PAGE_SIZE)), *([("page_token", token)] if token else [])]
-            data = await self._read(f"{path}?{urlencode(page)}")
+            data = await self._read(f"{path}?{urlencode(page)}", probe=probe and not token)
             items = data.get("items") if isinstance(data, dict) else None
             if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
                 raise IncompleteAnswerError(f"WPS GET {path}: page {len(seen) + 1} has no list of records")
@@ -127,20 +139,26 @@ class WpsClient:
                 )
             seen.add(token)
 
-    async def _read(self, uri: str) -> Any:
-        """The `data` of a v7 read; repeats what is expected to pass."""
+    async def _read(self, uri: str, *, probe: bool = False) -> Any:
+        """The `data` of a v7 read; repeats what is expected to pass, unless it only probes."""
         attempts = AsyncRetrying(
             retry=retry_if_exception_type(TransientError),
-            stop=stop_after_attempt(READ_ATTEMPTS),
+            stop=stop_after_attempt(1 if probe else READ_ATTEMPTS),
             wait=_pause,
             sleep=self._sleep,
             before_sleep=before_sleep_log(log, logging.WARNING),
             reraise=True,
         )
-        call = f"WPS GET {uri.partition('?')[0]}"
+        path = uri.partition("?")[0]
+        call = f"WPS GET {path}"
+        seconds = PROBE_SECONDS if probe else CALL_SECONDS
         async for attempt in attempts:
             with attempt:
-                return check_read(await self._send("GET", uri), call=call, conn_id=self._settings.conn_id)
+                # One lane for the pages of all departments: WPS limits an API, not an address.
+                async with self._limiter.slot(path.rpartition("/")[2]):
+                    self.reads += 1
+                    answer = await self._send("GET", uri, timeout=seconds)
+                return check_read(answer, call=call, conn_id=self._settings.conn_id)
         raise AssertionError("tenacity raises the last error")
 
     async def _publish(self, name: str, values: Mapping[str, object]) -> None:
@@ -153,14 +171,17 @@ class WpsClient:
         check_sync(answer, call=call, conn_id=self._settings.conn_id)
         log.info("%s: accepted", call)
 
-    async def _send(self, method: str, uri: str, body: bytes | None = None) -> Response:
+    async def _send(
+        self, method: str, uri: str, body: bytes | None = None, *, timeout: float | None = None
+    ) -> Response:
         """One signed call; an expired token is renewed once. Raises as the transport does."""
+        timeout = timeout or CALL_SECONDS
         token = await self._token()
-        answer = await self._send_signed(method, uri, body, token=token)
+        answer = await self._send_signed(method, uri, body, token=token, timeout=timeout)
         if is_unauthorised(answer):
             self._tokens.drop(token)
             log.info("WPS %s %s: the token was refused, fetching a new one", method, uri.partition("?")[0])
-            answer = await self._send_signed(method, uri, body, token=await self._token())
+            answer = await self._send_signed(method, uri, body, token=await self._token(), timeout=timeout)
         return answer
 
     async def _token(self) -> str:
@@ -170,7 +191,9 @@ class WpsClient:
             # Nothing is open about the call itself: without a token it is not sent.
             raise TransientError(f"WPS token: {error}") from error
 
-    async def _send_signed(self, method: str, uri: str, body: bytes | None, *, token: str) -> Response:
+    async def _send_signed(
+        self, method: str, uri: str, body: bytes | None, *, token: str, timeout: float
+    ) -> Response:
         headers = signature_headers(
             self._settings.signature,
             client_id=self._settings.client_id,
@@ -186,7 +209,7 @@ class WpsClient:
             f"{self._settings.base_url}{self._settings.prefix}{uri}",
             headers={"Content-Type": JSON, "Authorization": f"Bearer {token}", **headers},
             body=body,
-            timeout=CALL_SECONDS,
+            timeout=timeout,
         )
 
     async def _fetch_token(self) -> Token:

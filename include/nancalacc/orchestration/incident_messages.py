@@ -77,11 +77,25 @@ def _dead_events(facts: Mapping[str, Any]) -> tuple[str, Iterable[str]]:
     ]
 
 
+def _drift(facts: Mapping[str, Any]) -> tuple[str, Iterable[str]]:
+    state = (
+        "stopped the sync by its thresholds"
+        if facts["verdict"] == "stopped"
+        else "differs from what it was given"
+    )
+    return f"nancalacc: WPS {state}", [
+        _saga(facts),
+        f"**Found:** {_quoted(facts['message'])}",
+        "The log of that run names the objects. Start reconcile with repair to bring them to WPS.",
+    ]
+
+
 _TOLD = {
     IncidentKind.ROLLBACK: _rollback,
     IncidentKind.STUCK: _stuck,
     IncidentKind.APPROVAL: _approval,
     IncidentKind.DEAD_EVENTS: _dead_events,
+    IncidentKind.DRIFT: _drift,
 }
 
 

@@ -26,6 +26,7 @@ PRELOADED = (
     "nancalacc.orchestration.hooks",
     "nancalacc.orchestration.saga_tasks",
     "nancalacc.orchestration.sensors",
+    "nancalacc.orchestration.verification",
     "nancalacc.sync.full",
     "nancalacc.sync.incremental",
 )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nancalacc.saga.records import SagaRecord
     from nancalacc.sync.services import SyncServices
 
-NAMES = ("full_sync", "incremental_sync")
+NAMES = ("full_sync", "incremental_sync", "undo_sync")
 """Names of the definitions, without importing them (the plugin is loaded into every process)."""
 GATED = frozenset({"incremental_sync"})
 """Those whose runs begin with a task that may find nothing to do: a saga exists from its first step on."""
@@ -30,8 +30,9 @@ def definition_of(dag_id: str) -> SagaDefinition:
     """The definition that a DAG runs; its DAGs are `<definition>` and `<definition>__<connection>`."""
     from nancalacc.sync.full import FULL_SYNC
     from nancalacc.sync.incremental import INCREMENTAL_SYNC
+    from nancalacc.sync.undo import UNDO_SYNC
 
-    for definition in (FULL_SYNC, INCREMENTAL_SYNC):
+    for definition in (FULL_SYNC, INCREMENTAL_SYNC, UNDO_SYNC):
         if dag_id == definition.name or dag_id.startswith(f"{definition.name}__"):
             return definition
     raise ConfigurationError(f"DAG {dag_id!r} runs no saga of this package")

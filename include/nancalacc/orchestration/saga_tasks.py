@@ -6,6 +6,8 @@ Knows nothing of what a saga does: a second saga is a second definition.
     every step and checkpoint → settle_saga (branch) → compensation.* in reverse → saga_outcome
 
 A gate is a task before the first step that may skip the run: then there is no saga at all.
+A check is a task after the last step that looks at what came of the saga. The saga is settled beside
+it, and how it ends says nothing about the run: only saga_outcome, which follows both, does.
 """
 
 from __future__ import annotations
@@ -38,13 +40,18 @@ MAX_RETRY_DELAY = timedelta(minutes=10)
 
 
 def saga_tasks(
-    definition: SagaDefinition, *, services: ServicesOf, retry_delay: timedelta, gate: Any = None
+    definition: SagaDefinition,
+    *,
+    services: ServicesOf,
+    retry_delay: timedelta,
+    gate: Any = None,
+    check: Any = None,
 ) -> None:
     """Add the tasks of the saga to the DAG in whose `with` block this is called.
 
     `services` is called once in each task process. `retry_delay` is the first pause before a
     retry; each further one is twice as long. `gate`: the task that decides whether there is
-    anything to do.
+    anything to do; `check`: the one that looks at the result.
     """
     retrying = retry_arguments(retry_delay)
     steps = {
@@ -66,6 +73,8 @@ def saga_tasks(
     [*steps.values(), *checkpoints] >> settle
     # Directly downstream of every step, too: "clear only failed tasks" must make it wait for them.
     [*steps.values(), *checkpoints, settle] >> outcome
+    if check is not None:
+        steps[definition.steps[-1].name] >> check >> outcome
     previous = settle
     with TaskGroup(COMPENSATION, tooltip="Undoes the completed steps in reverse"):
         for step in reversed(definition.steps):

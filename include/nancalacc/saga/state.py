@@ -72,6 +72,8 @@ class EventType(StrEnum):
     WARNING = "warning"
     TASK_MARKED = "task_marked"
     RUN_ENDED = "run_ended"
+    VERIFICATION = "verification"
+    """The other side was read back and compared with what was published."""
     ACTION_REQUESTED = "action_requested"
     """A person has asked for something on a page: who, what, why."""
     CHECKPOINT_PASSED = "checkpoint_passed"

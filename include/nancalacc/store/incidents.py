@@ -119,6 +119,18 @@ WHERE status = 'dead' AND incident_id IS NULL
       AND i.created_at > timezone('utc', now()) - interval '{COLLECTED}')
 ORDER BY id LIMIT 1000 FOR UPDATE SKIP LOCKED
 """)  # noqa: S608 - constants
+# The first of several that say the same: while it lasts, people have been told.
+DRIFTS = text(f"""
+SELECT v.id, v.transaction_id, v.third_company_id, v.task_id, v.verdict, v.message, v.dag_id, v.run_id
+FROM verifications v
+WHERE v.verdict IN ('drifted', 'stopped') AND v.ended_at >= timezone('utc', now()) - interval '{LOOK_BACK}'
+  AND (SELECT earlier.verdict FROM verifications earlier
+       WHERE earlier.third_company_id = v.third_company_id AND earlier.id < v.id
+         AND earlier.verdict IN ('verified', 'drifted', 'stopped')
+       ORDER BY earlier.id DESC LIMIT 1) IS DISTINCT FROM v.verdict
+  AND NOT EXISTS (SELECT 1 FROM incidents i WHERE i.key = 'drift:' || v.id)
+ORDER BY v.id LIMIT {MOST_AT_ONCE}
+""")  # noqa: S608 - constants
 TOLD = text("UPDATE dingtalk_events SET incident_id = :incident WHERE id = ANY(:events)")
 TAKE = text("""
 WITH due AS (
@@ -164,6 +176,16 @@ def find(connection: Connection) -> int:
     found = _record(connection, IncidentKind.ROLLBACK, connection.execute(ROLLBACKS))
     found += _record(connection, IncidentKind.STUCK, connection.execute(STUCK, {"open": OPEN}))
     found += _record(connection, IncidentKind.APPROVAL, connection.execute(WAITING))
+    for row in connection.execute(DRIFTS).all():
+        facts = dict(row._mapping)
+        _insert(
+            connection,
+            IncidentKind.DRIFT,
+            key=f"drift:{row.id}",
+            transaction_id=row.transaction_id,
+            facts=facts,
+        )
+        found += 1
     events = connection.execute(UNTOLD_EVENTS).all()
     if events:
         incident = _dead_events(connection, events)

@@ -66,6 +66,19 @@ def acquire(
     return None
 
 
+def hold(connection: Connection, *, third_company_id: str) -> Holder | None:
+    """Keep every saga from taking the company's lock until this transaction ends; returns who has it."""
+    connection.execute(
+        insert(company_locks).values(third_company_id=third_company_id).on_conflict_do_nothing()
+    )
+    holder: str | None = connection.execute(
+        select(company_locks.c.holder)
+        .where(company_locks.c.third_company_id == third_company_id)
+        .with_for_update()
+    ).scalar_one()
+    return None if holder is None else _live_holder(connection, holder)
+
+
 def is_free(connection: Connection, *, third_company_id: str) -> bool:
     """True when no saga has the company's lock or waits for it; may be over in a moment."""
     row = connection.execute(

@@ -648,6 +648,96 @@ staged_increments = Table(
     Column("is_settled", Boolean, nullable=False, server_default=text("false")),
 )
 
+verifications = Table(
+    "verifications",
+    metadata,
+    _id(),
+    _required("third_company_id", 20),
+    _optional("transaction_id", 64),
+    _optional("task_id", 20),
+    _required("dag_id", 250),
+    _required("run_id", 250),
+    _required("verdict", 20),
+    Column("message", Text, nullable=False, server_default=""),
+    Column("counts", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("looks", Integer, nullable=False, server_default="0"),
+    Column("queued", Integer, nullable=False, server_default="0"),
+    Column("started_at", MOMENT, nullable=False, server_default=UTC_NOW),
+    Column("ended_at", MOMENT),
+    Index("verifications_idx_company", "third_company_id", "id"),
+    Index("verifications_idx_transaction", "transaction_id"),
+)
+
+verification_differences = Table(
+    "verification_differences",
+    metadata,
+    _id(),
+    Column(
+        "verification_id",
+        BigInteger,
+        ForeignKey("verifications.id", ondelete="CASCADE"),
+        nullable=False,
+    ),
+    _required("kind", 20),
+    _required("key", 255),
+    _optional("did", 255),
+    _required("what", 20),
+    _optional("fields", 100),
+    Index("verification_differences_idx_verification", "verification_id"),
+)
+
+undo_left = Table(
+    "undo_left",
+    metadata,
+    Column(
+        "transaction_id",
+        String(64),
+        ForeignKey("saga_transactions.transaction_id", ondelete="CASCADE", onupdate="CASCADE"),
+        primary_key=True,
+    ),
+    Column("kind", String(20), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    _required("reason", 40),
+)
+
+
+def _shown() -> list[Column[Any]]:
+    """What WPS shows, of one look at its directory; deleted when the look is over."""
+    return [Column("verification_id", BigInteger, nullable=False), _required("wps_id", 255)]
+
+
+directory_departments = Table(
+    "directory_departments",
+    metadata,
+    *_shown(),
+    _optional("parent_wps_id", 255),
+    _optional("did", 255),
+    _optional("name", 255),
+    _optional("name_key", 255),
+    Index("directory_departments_idx_verification", "verification_id"),
+)
+
+directory_users = Table(
+    "directory_users",
+    metadata,
+    *_shown(),
+    _optional("uid", 255),
+    _optional("uid_key", 255),
+    _optional("account", 255),
+    _optional("account_key", 255),
+    _optional("nick_name", 255),
+    Column("has_places", Boolean, nullable=False),
+    Index("directory_users_idx_verification", "verification_id"),
+)
+
+directory_memberships = Table(
+    "directory_memberships",
+    metadata,
+    *_shown(),
+    _required("wps_dept_id", 255),
+    Index("directory_memberships_idx_verification", "verification_id"),
+)
+
 
 def _planned() -> list[Column[Any]]:
     """The key of a plan: that of the fetch whose rows it compares with known state."""
@@ -713,12 +803,13 @@ plan_decisions = Table(
 
 
 class IncidentKind(StrEnum):
-    """What people are told about: a saga undone, one that does not get on or waits for them, dead events."""
+    """What people are told about: a saga undone, one that does not get on or waits, dead events, drift."""
 
     ROLLBACK = "rollback"
     STUCK = "stuck"
     APPROVAL = "approval"
     DEAD_EVENTS = "dead_events"
+    DRIFT = "drift"
 
 
 incidents = Table(

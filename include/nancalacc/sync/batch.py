@@ -12,7 +12,7 @@ from nancalacc.saga.context import StepContext
 from nancalacc.sync.claims import RetryRules, Tenant
 from nancalacc.sync.services import SyncServices
 
-NAME, FULL_SYNC = "incremental_sync", "full_sync"
+NAME = "incremental_sync"
 CLAIM, FETCH = "claim_events", "fetch_changes"
 SAVE_DEPARTMENTS, SAVE_USERS, SAVE_RELATIONS = "save_departments", "save_users", "save_relations"
 NOTIFY, CONFIRM, UPDATE_STATUS = "notify_wps", "confirm_increments", "update_event_status"

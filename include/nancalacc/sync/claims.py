@@ -6,7 +6,7 @@ none gets stuck, whoever died.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -242,12 +242,12 @@ def finish(
 
 
 def repeat_moment(
-    connection: Connection, *, third_company_id: str, definition: str, step: str, seconds: float
+    connection: Connection, *, third_company_id: str, definitions: Collection[str], step: str, seconds: float
 ) -> datetime | None:
     """When an event handled now is to be handled once more; None when WPS cannot undo it any more.
 
-    WPS may run a full job up to `seconds` after it has accepted it in `step` of a saga of
-    `definition`, and the job knows nothing of what was changed since [design 6].
+    WPS may run a full job up to `seconds` after it has accepted it in `step` of a saga of one of
+    `definitions`, and the job knows nothing of what was changed since [design 6].
     """
     accepted = cast(saga_steps.c.action_data["accepted_at"].astext, TIMESTAMP(timezone=True))
     until = func.timezone("utc", func.max(accepted)) + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
@@ -260,7 +260,7 @@ def repeat_moment(
         )
         .where(
             saga_transactions.c.third_company_id == third_company_id,
-            saga_transactions.c.definition == definition,
+            saga_transactions.c.definition.in_(definitions),
             saga_steps.c.step_name == step,
             saga_steps.c.status == StepStatus.COMPLETED.value,
         )

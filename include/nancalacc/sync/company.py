@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from types import MappingProxyType
 
 from nancalacc.config import DingTalkSettings, WpsSettings
 from nancalacc.errors import GuardError
 from nancalacc.saga.checkpoint import Looking
 from nancalacc.saga.context import CompensationContext, StepContext
-from nancalacc.sync.params import FullSyncParams
+from nancalacc.sync.params import FullSyncParams, params_of
 from nancalacc.sync.publish import Snapshot
 from nancalacc.sync.services import SyncServices
 
@@ -18,6 +19,8 @@ VALIDATE, FETCH = "validate_task", "fetch_dingtalk_data"
 SAVE_COMPANY, SAVE_DEPARTMENTS = "save_company_config", "save_departments"
 SAVE_USERS, SAVE_RELATIONS = "save_users", "save_relations"
 NOTIFY, UPDATE_STATUS = "notify_wps", "update_task_status"
+FETCH_LIMIT = timedelta(hours=3)
+"""How long one attempt to read the organisation may take."""
 PLAN = "plan_changes"
 """The checkpoint between the fetch and the saves."""
 SAVES: Mapping[str, str] = MappingProxyType(
@@ -40,7 +43,7 @@ class Company:
     def of(cls, ctx: StepContext | CompensationContext | Looking) -> Company:
         """Read parameters and both connections; raises RefusedError or ConfigurationError."""
         services: SyncServices = ctx.services
-        params = FullSyncParams.of(ctx.saga.params)
+        params = params_of(ctx.saga.definition, ctx.saga.params)
         return cls(
             params=params,
             dingtalk=services.dingtalk_settings(params.dingtalk_conn_id),

@@ -11,8 +11,8 @@ from typing import Any
 from nancalacc.errors import IncompleteAnswerError
 from nancalacc.saga.context import CompensationContext, StepContext
 from nancalacc.saga.state import EventType
-from nancalacc.sync import conflicts, evidence, known, resolve, resuming, staging
-from nancalacc.sync.company import FETCH, SAVES, Company
+from nancalacc.sync import budget, conflicts, evidence, known, resolve, resuming, staging
+from nancalacc.sync.company import FETCH, SAVES, VALIDATE, Company
 from nancalacc.sync.mapping import Mapper
 from nancalacc.sync.reading import Reading
 from nancalacc.sync.scope import FormerScope, check_scope, former_scope
@@ -116,6 +116,8 @@ async def _fetch(
     _report_rejections(ctx, rejections, rejected=rejected)
     warnings = warn_about(ctx, proof=proof, held=held, unread=unread, scopes=scopes, former=scope)
     seconds = max(time.monotonic() - started, reading.age_seconds)
+    spent = budget.compared(ctx.action_data(VALIDATE).get("call_plan"), calls=client.calls, seconds=seconds)
+    _report_budget(ctx, spent)
     return {
         **counts.as_data(),
         "fetch": fetch.as_data(),
@@ -138,8 +140,27 @@ async def _fetch(
             "resumed_from_attempt": former,
             "warnings": warnings,
         },
+        "budget": spent,
         "dry_run": company.params.dry_run,
     }
+
+
+def _report_budget(ctx: StepContext, spent: Mapping[str, Any]) -> None:
+    happened, planned = spent["happened"], spent["planned"] or {}
+    log.info(
+        "Saga %s: %s calls in %.0f s; planned were %s in %s s",
+        ctx.saga.transaction_id,
+        happened["total"],
+        happened["seconds"],
+        planned.get("total", "none"),
+        planned.get("expected_seconds"),
+    )
+    if budget.is_much_longer(spent):
+        message = (
+            f"Reading DingTalk took {happened['seconds']:.0f} s instead of about"
+            f" {planned['expected_seconds']:.0f} s: it slows calls down, or the network does"
+        )
+        ctx.event(EventType.WARNING, {"message": message})
 
 
 def _report_rejections(ctx: StepContext, rejections: list[tuple[str, str]], *, rejected: Counts) -> None:

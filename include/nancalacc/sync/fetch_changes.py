@@ -16,7 +16,7 @@ from nancalacc.saga.context import CompensationContext, StepContext
 from nancalacc.saga.state import EventType
 from nancalacc.store.tables import staged_changes, staged_increments, staged_users
 from nancalacc.sync import claims, clashes, conflicts, neighbours, publish, resolve, staging, touched
-from nancalacc.sync.batch import FULL_SYNC, Batch
+from nancalacc.sync.batch import Batch
 from nancalacc.sync.changes import DEPARTMENTS, USERS, ChangeReading, Key, Place
 from nancalacc.sync.conflicts import Conflict, Kind
 from nancalacc.sync.findings import Findings, Reason
@@ -144,7 +144,7 @@ def _maybe_put_back(
     repeats = {event.id for event in events if event.is_repeat}
     named = {key for key, causes in reading.causes.items() if causes & repeats}
     company = batch.wps.third_company_id
-    task_id = publish.newest_published(connection, third_company_id=company, definition=FULL_SYNC)
+    task_id = publish.newest_published(connection, third_company_id=company)
     if not named or task_id is None:
         return set()
     keys = {

@@ -19,6 +19,7 @@ from nancalacc.sync.breaches import beyond_wps, wps_warning
 from nancalacc.sync.company import (
     DRY_RUN,
     FETCH,
+    FETCH_LIMIT,
     NOTIFY,
     PLAN,
     SAVE_COMPANY,
@@ -33,7 +34,6 @@ from nancalacc.sync.fetch import delete_staging, fetch_dingtalk_data
 from nancalacc.sync.notify import notify_wps, unpublish
 from nancalacc.sync.planned import decide, plan_changes, require_plan
 from nancalacc.sync.publish import SELECTED
-from nancalacc.sync.resuming import LONGEST_FETCH
 from nancalacc.sync.scope import keep_scope
 from nancalacc.sync.staging import Fetch
 from nancalacc.sync.validate import cancel_task, validate_task
@@ -144,20 +144,21 @@ def update_task_status(ctx: StepContext) -> Mapping[str, Any]:
         third_company_id=snapshot.third_company_id,
         task_id=snapshot.task_id,
     )
-    found = conflicts.replace(
-        connection,
-        fetch=Fetch.recorded(ctx.saga.transaction_id, fetched),
-        third_company_id=snapshot.third_company_id,
-    )
-    keep_scope(
-        connection,
-        fetched["evidence"],
-        third_company_id=snapshot.third_company_id,
-        task_id=snapshot.task_id,
-    )
+    if "evidence" in fetched:
+        # Read from DingTalk, unlike the rows of an undo.
+        result["conflicts"] = conflicts.replace(
+            connection,
+            fetch=Fetch.recorded(ctx.saga.transaction_id, fetched),
+            third_company_id=snapshot.third_company_id,
+        )
+        keep_scope(
+            connection,
+            fetched["evidence"],
+            third_company_id=snapshot.third_company_id,
+            task_id=snapshot.task_id,
+        )
     publish.complete_task(connection, task_id=snapshot.task_id)
-    rows = publish.count_rows(connection, snapshot=snapshot).as_data()
-    return {"rows": rows, "conflicts": found, **result}
+    return {"rows": publish.count_rows(connection, snapshot=snapshot).as_data(), **result}
 
 
 def _warn_of_thresholds(ctx: StepContext, difference: Mapping[str, Any]) -> None:
@@ -172,7 +173,7 @@ FULL_SYNC = SagaDefinition(
     "full_sync",
     (
         Step(VALIDATE, validate_task, cancel_task),
-        Step(FETCH, fetch_dingtalk_data, delete_staging, depends_on=(VALIDATE,), time_limit=LONGEST_FETCH),
+        Step(FETCH, fetch_dingtalk_data, delete_staging, depends_on=(VALIDATE,), time_limit=FETCH_LIMIT),
         Step(
             SAVE_COMPANY,
             save_company_config,

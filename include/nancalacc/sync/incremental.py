@@ -21,7 +21,6 @@ from nancalacc.sync.batch import (
     CLAIM,
     CONFIRM,
     FETCH,
-    FULL_SYNC,
     NAME,
     NOTIFY,
     SAVE_DEPARTMENTS,
@@ -45,6 +44,7 @@ from nancalacc.sync.planning import (
     plan_memberships,
     plan_users,
 )
+from nancalacc.sync.publish import SNAPSHOT_SAGAS
 from nancalacc.sync.services import SyncServices
 from nancalacc.sync.staging import Fetch
 
@@ -254,7 +254,7 @@ def update_event_status(ctx: StepContext) -> Mapping[str, Any]:
     repeat_at = claims.repeat_moment(
         connection,
         third_company_id=batch.wps.third_company_id,
-        definition=FULL_SYNC,
+        definitions=SNAPSHOT_SAGAS,
         step=NOTIFY,
         seconds=services.settings.repeat_seconds,
     )

@@ -43,7 +43,7 @@ def notify_wps(ctx: StepContext) -> Mapping[str, Any]:
         publish.use_zone(connection, company.wps.timezone)
         _guard_snapshot(ctx, snapshot, fetched)
         _guard_counts(publish.count_rows(connection, snapshot=snapshot), fetched)
-        _guard_newest(ctx, snapshot, connection)
+        _guard_newest(snapshot, connection)
         if plan is not None:
             _guard_plan(plan, snapshot, connection)
         publish.insert_root(connection, snapshot=snapshot, company_name=company.wps.company_name)
@@ -76,10 +76,8 @@ def _guard_counts(found: Counts, fetched: Mapping[str, Any]) -> None:
         )
 
 
-def _guard_newest(ctx: StepContext, snapshot: Snapshot, connection: Connection) -> None:
-    newest = publish.newest_published(
-        connection, third_company_id=snapshot.third_company_id, definition=ctx.saga.definition
-    )
+def _guard_newest(snapshot: Snapshot, connection: Connection) -> None:
+    newest = publish.newest_published(connection, third_company_id=snapshot.third_company_id)
     if newest is not None and newest > snapshot.task_id:
         raise GuardError(
             f"Company {snapshot.third_company_id} has a newer sync, {newest}: task id {snapshot.task_id} is"

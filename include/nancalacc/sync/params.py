@@ -11,6 +11,7 @@ from typing import Any
 from nancalacc.config import DINGTALK_CONN_ID, WPS_CONN_ID
 from nancalacc.errors import RefusedError
 
+UNDO_SYNC = "undo_sync"
 TASK_ID_FORMAT = "%Y%m%d%H%M%S"
 """yyyyMMddHHmmss [wps 3.1]."""
 
@@ -46,6 +47,30 @@ class FullSyncParams:
                 f" (14 digits), not {name!r}"
             )
         return cls(**params)
+
+
+@dataclass(frozen=True, slots=True)
+class UndoParams(FullSyncParams):
+    """What a run that undoes a sync may be given; `transaction_id` names the saga of that sync."""
+
+    transaction_id: str | None = None
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> UndoParams:
+        """Check the parameters of a run; raises RefusedError naming the one that is wrong."""
+        found = super(UndoParams, cls).of(params)
+        assert isinstance(found, cls)  # noqa: S101 - the base class builds what it is called on
+        if not isinstance(found.transaction_id, str) or not found.transaction_id.strip():
+            raise RefusedError(
+                "Parameter 'transaction_id' must name the saga of the sync to undo, as saga_transactions and"
+                f" the console do, not {found.transaction_id!r}"
+            )
+        return found
+
+
+def params_of(definition: str, params: Mapping[str, Any]) -> FullSyncParams:
+    """The checked parameters of a saga of this definition; raises RefusedError."""
+    return (UndoParams if definition == UNDO_SYNC else FullSyncParams).of(params)
 
 
 def is_task_id(value: object) -> bool:

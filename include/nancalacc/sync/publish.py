@@ -20,8 +20,11 @@ from nancalacc.store.tables import (
     task,
     tb_company_cfg,
     tb_las_department,
+    tb_las_department_increment,
     tb_las_department_user,
+    tb_las_department_user_increment,
     tb_las_user,
+    tb_las_user_increment,
 )
 from nancalacc.sync.known import KEYS, KNOWN, same_object, to_write
 from nancalacc.sync.mapping import ROOT_ROW_DID, ROOT_ROW_PID
@@ -34,7 +37,14 @@ EMPLOYMENT_TYPE = "permanent"
 CREATOR = 1
 """task.creator_id has no default; the original writes a constant [wps 6]."""
 
+SNAPSHOT_SAGAS = ("full_sync", "undo_sync")
+"""Names of the definitions that publish a whole snapshot under a task id."""
 FINAL = {"departments": tb_las_department, "users": tb_las_user, "memberships": tb_las_department_user}
+INCREMENTS = {
+    "departments": tb_las_department_increment,
+    "users": tb_las_user_increment,
+    "memberships": tb_las_department_user_increment,
+}
 CONFIG_COLUMNS = ("platform_ids", "company_id", "status")
 
 
@@ -109,19 +119,27 @@ def complete_task(connection: Connection, *, task_id: str) -> None:
     )
 
 
-def newest_published(connection: Connection, *, third_company_id: str, definition: str) -> str | None:
+def newest_published(connection: Connection, *, third_company_id: str) -> str | None:
     """The greatest task id of this company that WPS has, or may have, been given."""
     roots = select(func.max(tb_las_department.c.task_id)).where(
         tb_las_department.c.pid == ROOT_ROW_PID, tb_las_department.c.third_company_id == third_company_id
     )
     sagas = select(func.max(saga_transactions.c.task_id)).where(
         saga_transactions.c.third_company_id == third_company_id,
-        saga_transactions.c.definition == definition,
+        saga_transactions.c.definition.in_(SNAPSHOT_SAGAS),
         saga_transactions.c.status == SagaStatus.COMPLETED.value,
         func.coalesce(saga_transactions.c.params["dry_run"].astext, "false") != "true",
     )
     found = connection.execute(roots.union_all(sagas)).scalars()
     return max((task_id for task_id in found if task_id), default=None)
+
+
+def newest_increments(connection: Connection) -> dict[str, int]:
+    """The greatest id in each increment table, by kind."""
+    return {
+        kind: connection.execute(select(func.coalesce(func.max(table.c.id), 0))).scalar_one()
+        for kind, table in INCREMENTS.items()
+    }
 
 
 # The tenant's row

@@ -18,11 +18,9 @@ from sqlalchemy import Connection, text
 from nancalacc import __version__
 from nancalacc.config import DingTalkSettings, WpsSettings
 from nancalacc.sync import staging
+from nancalacc.sync.company import FETCH_LIMIT
 from nancalacc.sync.evidence import MEMBERS
 from nancalacc.sync.staging import Fetch
-
-LONGEST_FETCH = timedelta(hours=3)
-"""No reading takes longer, and no proof that is older is taken over."""
 
 TREE = ("staged_departments", "staged_conflicts")
 """What the tree is made of."""
@@ -99,5 +97,5 @@ def take_over(connection: Connection, *, fetch: Fetch, settings: str, seconds: f
         return None
     staging.prefer_hash_joins(connection)
     for statement in TAKE_OVER:
-        connection.execute(statement, values | {"former": former, "oldest": LONGEST_FETCH})
+        connection.execute(statement, values | {"former": former, "oldest": FETCH_LIMIT})
     return former

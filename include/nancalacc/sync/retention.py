@@ -42,6 +42,7 @@ from nancalacc.store.tables import (
     saga_transactions,
     sync_plans,
     tb_las_department,
+    verifications,
 )
 from nancalacc.sync.mapping import ROOT_ROW_PID
 from nancalacc.sync.publish import FINAL
@@ -69,6 +70,7 @@ def prunings(retention: Retention) -> Mapping[str, Prune]:
         # Who decided what stays; with what they decided about go the names of people in it.
         plan_decisions.name: partial(staging, table=plan_decisions, days=retention.sagas_days),
         "saga events": partial(events, days=retention.events_days),
+        "verifications": partial(verifications_of, days=retention.events_days),
         "inbox events": partial(inbox, days=retention.inbox_days),
         "sagas": partial(sagas, days=retention.sagas_days),
         "incidents": partial(told, days=retention.events_days),
@@ -143,6 +145,18 @@ def events(connection: Connection, *, days: int, limit: int = ROWS) -> int:
         ended,
     )
     return _delete(connection, saga_events, old, limit=limit)
+
+
+def verifications_of(connection: Connection, *, days: int, limit: int = ROWS) -> int:
+    """Verifications of that age with their differences.
+
+    Kept: the newest of each company, whatever its age.
+    """
+    table = verifications
+    newer = verifications.alias("newer")
+    has_newer = exists().where(newer.c.third_company_id == table.c.third_company_id, newer.c.id > table.c.id)
+    old = and_(table.c.started_at < _days_ago(days), has_newer)
+    return _delete(connection, table, old, limit=limit)
 
 
 def inbox(connection: Connection, *, days: int, limit: int = ROWS) -> int:

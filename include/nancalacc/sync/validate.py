@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -12,27 +13,46 @@ from zoneinfo import ZoneInfo
 from nancalacc.clients.dingtalk import Scopes
 from nancalacc.errors import RefusedError
 from nancalacc.saga.context import CompensationContext, StepContext
+from nancalacc.saga.state import EventType
 from nancalacc.store import locks
-from nancalacc.sync import publish
-from nancalacc.sync.company import Company
+from nancalacc.sync import budget, publish
+from nancalacc.sync.budget import CallPlan
+from nancalacc.sync.company import FETCH, FETCH_LIMIT, Company
 from nancalacc.sync.params import TASK_ID_FORMAT
 from nancalacc.sync.scope import FormerScope, check_scope, former_scope
 from nancalacc.sync.services import SyncServices
+
+log = logging.getLogger(__name__)
 
 LOCK_POLL_SECONDS = 1.0
 
 
 def validate_task(ctx: StepContext) -> Mapping[str, Any]:
-    """Check parameters, connections and scope; take the company's lock and a task id.
+    """Check parameters, connections, scope and the number of calls; take the company's lock and a task id.
 
     The task id stays the same on every retry. Raises RefusedError when another full sync of the
-    company is running, naming its run.
+    company is running, naming its run, or when reading would take longer than it may.
     """
     services: SyncServices = ctx.services
     company = Company.of(ctx)
     with ctx.transaction() as connection:
         former = former_scope(connection, third_company_id=company.wps.third_company_id)
     authed = asyncio.run(_read_scope(services, company, former)).departments
+    plan = _plan_calls(ctx, company)
+    return {
+        **reserve(ctx, company),
+        "root_dept_id": company.dingtalk.root_dept_id,
+        "authed_dept": list(authed),
+        "call_plan": plan.as_data(),
+    }
+
+
+def reserve(ctx: StepContext, company: Company) -> dict[str, Any]:
+    """Take the company's lock and a task id; returns both, and how far the increments were by then.
+
+    While the saga has the lock no increment of its company is written: what is published by then
+    came before it, everything else comes after it.
+    """
     ctx.remember({"timezone": company.wps.timezone, "writes_task": not company.params.dry_run})
     _lock(ctx, company)
     with ctx.transaction() as connection:
@@ -40,13 +60,39 @@ def validate_task(ctx: StepContext) -> Mapping[str, Any]:
         task_id = _choose_task_id(ctx, company, connection=connection)
         publish.remove_root(connection, task_id=task_id, third_company_id=company.wps.third_company_id)
         ctx.identify(connection, third_company_id=company.wps.third_company_id, task_id=task_id)
+        marks = publish.newest_increments(connection)
     return {
         "task_id": task_id,
         "third_company_id": company.wps.third_company_id,
         "dry_run": company.params.dry_run,
-        "root_dept_id": company.dingtalk.root_dept_id,
-        "authed_dept": list(authed),
+        "increments": marks,
     }
+
+
+def _plan_calls(ctx: StepContext, company: Company) -> CallPlan:
+    """What the fetch will ask of DingTalk; raises RefusedError when it could not end in time."""
+    with ctx.transaction() as connection:
+        plan = budget.last_plan(
+            connection,
+            third_company_id=company.wps.third_company_id,
+            transaction_id=ctx.saga.transaction_id,
+            definition=ctx.saga.definition,
+            step=FETCH,
+            settings=company.dingtalk,
+            limit=FETCH_LIMIT,
+        )
+    budget.require_time(plan, settings=company.dingtalk)
+    log.info("Saga %s: %s", ctx.saga.transaction_id, plan)
+    if plan.may_be_blocked:
+        ctx.event(
+            EventType.WARNING,
+            {
+                "message": f"{plan.total} calls, and 'calls_per_second' of connection"
+                f" {company.dingtalk.conn_id!r} does not keep them below the {budget.ADDRESS_CALLS} in"
+                f" {budget.ADDRESS_SECONDS} s above which DingTalk blocks an IP address for 5 minutes"
+            },
+        )
+    return plan
 
 
 def cancel_task(ctx: CompensationContext) -> None:
@@ -81,13 +127,15 @@ def _lock(ctx: StepContext, company: Company) -> None:
             )
             if holder is None:
                 return
-            is_full_sync = holder.definition == ctx.saga.definition
-            if not is_full_sync:
+            is_snapshot = holder.definition in publish.SNAPSHOT_SAGAS
+            if not is_snapshot:
                 locks.wait(
                     connection, third_company_id=third_company_id, transaction_id=ctx.saga.transaction_id
                 )
-        if is_full_sync or time.monotonic() >= deadline:
-            kind = "Another full sync" if is_full_sync else f"A saga of {holder.definition}"
+        if is_snapshot or time.monotonic() >= deadline:
+            kind = f"A saga of {holder.definition}"
+            if holder.definition == ctx.saga.definition:
+                kind = f"Another {holder.definition.replace('_', ' ')}"
             raise RefusedError(
                 f"{kind} of company {third_company_id} is running: run {holder.run_id!r} of DAG"
                 f" {holder.dag_id!r} (saga {holder.transaction_id}) has its lock. Start this one again when"
@@ -105,9 +153,7 @@ def _choose_task_id(ctx: StepContext, company: Company, *, connection: Any) -> s
     services: SyncServices = ctx.services
     saga = ctx.saga
     fixed = company.params.task_name
-    newest = publish.newest_published(
-        connection, third_company_id=company.wps.third_company_id, definition=saga.definition
-    )
+    newest = publish.newest_published(connection, third_company_id=company.wps.third_company_id)
     if fixed is not None and newest is not None and newest > fixed:
         raise RefusedError(
             f"Parameter 'task_name' {fixed!r} is older than the newest sync of company"

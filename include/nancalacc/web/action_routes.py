@@ -61,6 +61,15 @@ def action_router(desk: Desk, access: Access) -> APIRouter:
             request, user, action=Action.RECOVER, transaction_id=transaction_id, body=body
         )
 
+    @router.post("/sagas/{transaction_id}/undo")
+    async def undo(
+        request: Request, user: User, transaction_id: TransactionId, body: ActionRequest
+    ) -> ActionResult:
+        """Start a sync that brings WPS back to the state before this one."""
+        return await actions.to_saga(
+            request, user, action=Action.UNDO, transaction_id=transaction_id, body=body
+        )
+
     @router.post("/full-syncs")
     async def full_sync(request: Request, user: User, body: schemas.FullSyncRequest) -> ActionResult:
         """Start a full sync."""

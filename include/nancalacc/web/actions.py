@@ -7,7 +7,7 @@ tasks goes through Airflow's own API as the person who asks.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +35,13 @@ PERMISSION: dict[Action, tuple[Any, DagAccessEntity]] = {
     Action.SKIP: ("PUT", DagAccessEntity.TASK_INSTANCE),
     Action.CANCEL: ("PUT", DagAccessEntity.RUN),
     Action.RECOVER: ("POST", DagAccessEntity.RUN),
+    Action.UNDO: ("POST", DagAccessEntity.RUN),
 }
+DAGS: Mapping[Action, str] = {
+    Action.RECOVER: airflow_links.RECOVERY,
+    Action.UNDO: airflow_links.UNDO_SYNC,
+}
+"""Actions that start a run of another DAG than the saga's own."""
 AT_ONCE = 3
 """Each action holds one database connection and uses another."""
 
@@ -82,6 +88,7 @@ class Actions:
             Action.SKIP: self._skip,
             Action.CANCEL: self._cancel,
             Action.RECOVER: self._recover,
+            Action.UNDO: self._undo,
         }
 
     async def to_saga(
@@ -90,7 +97,7 @@ class Actions:
         """Check permission and state, do it, and record it with the saga's events."""
         definition, saga, _ = await self._reader.saga(request, user, transaction_id)
         method, entity = PERMISSION[action]
-        dag_id = airflow_links.RECOVERY if action is Action.RECOVER else str(saga.dag_id)
+        dag_id = DAGS.get(action, str(saga.dag_id))
         await self._require(request, user, method=method, entity=entity, dag_id=dag_id)
         async with self._slots, self._alone(transaction_id) as connection:
             before = await self._desk.in_thread(lambda: _earlier(connection, transaction_id, body.request_id))
@@ -228,6 +235,18 @@ class Actions:
             note=asked.note,
         )
         return "The recovery has been started" if started else "The recovery was started already"
+
+    async def _undo(self, asked: Asked) -> str:
+        """Start a run that brings WPS back to the state before this sync."""
+        conf = {"transaction_id": asked.saga.transaction_id}
+        for name in ("dingtalk_conn_id", "wps_conn_id"):
+            if asked.saga.params.get(name):
+                conf[name] = asked.saga.params[name]
+        run_id = f"console__{asked.body.request_id or uuid4()}"
+        started = await self._start_run(
+            asked.calls, airflow_links.UNDO_SYNC, run_id=run_id, conf=conf, note=asked.note
+        )
+        return f"The undo {'has been' if started else 'was already'} started: run {run_id}"
 
     async def _start_run(
         self, calls: AirflowCalls, dag_id: str, *, run_id: str, conf: dict[str, Any], note: str

@@ -12,6 +12,7 @@ from nancalacc.web.schemas import Links
 FULL_SYNC = "full_sync"
 INCREMENTAL_SYNC = "incremental_sync"
 RECOVERY = "saga_recovery"
+UNDO_SYNC = "undo_sync"
 
 
 def full_sync_dags(settings: Settings) -> Sequence[str]:

@@ -8,6 +8,7 @@ from nancalacc.saga.definition import SagaDefinition
 from nancalacc.saga.moves import CANCELLED, past_pivot
 from nancalacc.saga.records import SagaRecord, StepRecord
 from nancalacc.saga.state import SagaStatus, StepStatus
+from nancalacc.sync.publish import SNAPSHOT_SAGAS
 from nancalacc.web.schemas import Action, Possible
 
 SKIPPABLE_IN = frozenset({SagaStatus.PENDING, SagaStatus.IN_PROGRESS, SagaStatus.FAILED})
@@ -30,6 +31,7 @@ def possible(
         _skip(definition, saga, steps),
         _cancel(definition, saga, steps),
         _recover(saga, at_work=at_work),
+        _undo(saga),
     ]
 
 
@@ -88,6 +90,16 @@ def _recover(saga: SagaRecord, *, at_work: str | None) -> Possible:
     if at_work is not None:
         return _no(Action.RECOVER, f"Step {at_work} is at work: the run finishes the saga itself")
     return Possible(action=Action.RECOVER, allowed=True)
+
+
+def _undo(saga: SagaRecord) -> Possible:
+    if saga.definition not in SNAPSHOT_SAGAS:
+        return _no(Action.UNDO, f"Only {' and '.join(SNAPSHOT_SAGAS)} can be undone: change DingTalk instead")
+    if saga.status is not SagaStatus.COMPLETED:
+        return _no(Action.UNDO, f"The saga is {saga.status.value}: only a completed sync can be undone")
+    if saga.params.get("dry_run") is True:
+        return _no(Action.UNDO, "It was a dry run: nothing was published")
+    return Possible(action=Action.UNDO, allowed=True)
 
 
 def _no(action: Action, reason: str) -> Possible:

@@ -36,6 +36,7 @@ class Action(StrEnum):
     SKIP = "skip"
     CANCEL = "cancel"
     RECOVER = "recover"
+    UNDO = "undo"
 
 
 class Problem(BaseModel):

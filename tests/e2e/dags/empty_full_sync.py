@@ -31,6 +31,8 @@ with DAG("empty_full_sync", schedule=None):
         looks.append(look)
     settled = settle()
     outcome = task(task_id="saga_outcome", trigger_rule=TriggerRule.ALL_DONE, do_xcom_push=False)(nothing)()
+    verify = task(task_id="verify_wps", do_xcom_push=False)(nothing)()
+    steps[FULL_SYNC.steps[-1].name] >> verify >> outcome
     [*steps.values(), *looks] >> settled
     [*steps.values(), *looks, settled] >> outcome
     previous = settled

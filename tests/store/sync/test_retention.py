@@ -340,6 +340,25 @@ def test_what_people_were_told_goes_after_its_events_and_not_while_its_saga_is_o
 # Bounds
 
 
+def test_old_verifications_go_with_their_differences_but_each_companys_newest_stays(tables: Tables) -> None:
+    for number, (company, days) in enumerate([("a", 200), ("a", 100), ("b", 300), ("c", 91), ("c", 1)], 1):
+        tables.execute(
+            "INSERT INTO verifications (third_company_id, dag_id, run_id, verdict, started_at)"
+            " VALUES (:company, 'reconcile', 'r', 'drifted',"
+            " timezone('utc', now()) - make_interval(secs => 86400 * :days))",
+            company=company,
+            days=days,
+        )
+        tables.execute(
+            "INSERT INTO verification_differences (verification_id, kind, key, what)"
+            " VALUES (:number, 'users', 'u1', 'missing')",
+            number=number,
+        )
+    maintain(tables.database, Retention())
+    assert tables.values("SELECT id FROM verifications ORDER BY id") == [2, 3, 5]
+    assert tables.values("SELECT verification_id FROM verification_differences ORDER BY 1") == [2, 3, 5]
+
+
 def test_much_goes_in_many_small_transactions(tables: Tables) -> None:
     stage(tables, tables.saga("ended", days=2), rows=25)
     deleted = []

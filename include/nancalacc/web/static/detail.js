@@ -8,6 +8,7 @@ import { get, Refused } from "./api.js";
 import { h, replace, section } from "./dom.js";
 import { setClock } from "./format.js";
 import * as actions from "./panels/actions.js";
+import * as checks from "./panels/checks.js";
 import * as head from "./panels/head.js";
 import * as parameters from "./panels/parameters.js";
 import * as plan from "./panels/plan.js";
@@ -17,7 +18,7 @@ import * as trail from "./panels/trail.js";
 import * as trouble from "./panels/trouble.js";
 import { t } from "./texts.js";
 
-const PANELS = [head, trouble, actions, steps, plan, rows, trail, parameters];
+const PANELS = [head, trouble, actions, steps, plan, rows, checks, trail, parameters];
 
 export function detailView(main, state, go) {
   const embedded = state.embedded === "1";

@@ -5,7 +5,7 @@ import { h } from "../dom.js";
 import { nameOf } from "../parts.js";
 import { t } from "../texts.js";
 
-const TEXTS = { retry: "retryText", skip: "skipText", cancel: "cancelText", recover: "recoverText" };
+const TEXTS = { retry: "retryText", skip: "skipText", cancel: "cancelText", recover: "recoverText", undo: "undoText" };
 const WAITING = ["failed", "compensated", "cancelled"];
 
 export const name = "actions";
@@ -37,7 +37,7 @@ export function render(saga, { refresh }) {
 function toneOf(action, saga) {
   if (!action.allowed) return "";
   if (action.action === "retry" && WAITING.includes(saga.status)) return "primary";
-  return action.action === "cancel" ? "danger-line" : "";
+  return ["cancel", "undo"].includes(action.action) ? "danger-line" : "";
 }
 
 function confirm(saga, action, refresh) {
@@ -47,7 +47,7 @@ function confirm(saga, action, refresh) {
     text: t(TEXTS[action.action]),
     path: `/sagas/${encodeURIComponent(saga.transaction_id)}/${action.action}`,
     fields: action.steps.length ? [{ name: "step", label, kind: "choice", options: action.steps }] : [],
-    danger: action.action === "cancel",
+    danger: ["cancel", "undo"].includes(action.action),
     then: () => refresh(),
   });
 }

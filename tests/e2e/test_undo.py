@@ -1,0 +1,37 @@
+"""`undo_sync` on a real scheduler: WPS is as before, by a saga of its own."""
+
+import uuid
+from dataclasses import replace
+
+import pytest
+
+from e2e.company import Company
+from nancalacc.saga.definition import transaction_id_of
+
+pytestmark = [pytest.mark.slow, pytest.mark.airflow, pytest.mark.timeout(300)]
+
+UNDO = "undo_sync"
+
+
+def test_a_sync_that_was_a_mistake_is_taken_back(company: Company):
+    api = company.stack.api
+    api.wait_for_dag(UNDO)
+    company.relax_thresholds()
+    assert company.state(company.run()) == "success"
+    company.compare()
+    before = {user.uid: replace(user, id="", phone="") for user in company.sandbox.directory.users.values()}
+    organisation = company.sandbox.organisation
+    organisation.remove_user("u6")
+    organisation.modify_user("u5", name="错名")
+    wrong = company.run()
+    assert company.compare().equal
+
+    conf = {"transaction_id": transaction_id_of(dag_id="full_sync", run_id=wrong)}
+    run_id = api.trigger(UNDO, conf=conf, run_id=f"run-{uuid.uuid4().hex[:8]}")
+    assert api.wait_run(UNDO, run_id) == "success"
+    assert company.sandbox.consumer.wait_idle(30)
+    now = {user.uid: replace(user, id="", phone="") for user in company.sandbox.directory.users.values()}
+    assert now == before
+    saga = company.rows("SELECT * FROM saga_transactions WHERE definition = %s", UNDO)[0]
+    assert (saga["status"], saga["dag_id"]) == ("completed", UNDO)
+    assert company.lock_holder() is None
