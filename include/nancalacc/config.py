@@ -186,7 +186,7 @@ class WpsSettings:
     signature: Signature = Signature.KSO1
     account_source: AccountSource = AccountSource.USERID
     timezone: str = "Asia/Shanghai"
-    reads_per_second: float = 10
+    reads_per_second: float = 20
     limits: Limits = field(default_factory=Limits)
     approval: bool = False
     approval_seconds: float = APPROVAL_SECONDS
@@ -230,7 +230,7 @@ class WpsSettings:
             signature=connection.choice("signature", Signature.KSO1),
             account_source=connection.choice("account_source", AccountSource.USERID),
             timezone=zone,
-            reads_per_second=connection.number("reads_per_second", 10),
+            reads_per_second=connection.number("reads_per_second", 20),
             limits=_limits(connection),
             approval=connection.flag("approval", default=_env_flag("NANCALACC_APPROVAL")),
             approval_seconds=connection.number(

@@ -53,10 +53,20 @@ async def test_a_conflict_names_what_clashes_since_when_and_who_found_it(
 
 
 @pytest.mark.parametrize(
-    "query", ["kind=gone", "limit=0", "cursor=x", "cursor=e30=", "cursor=WzFd", "company=%00"]
+    "query, status",
+    [
+        ("kind=gone", 422),
+        ("limit=0", 422),
+        ("company=%00", 422),
+        ("cursor=%20", 422),
+        ("cursor=x", 400),
+        ("cursor=e30=", 400),
+        ("cursor=WzFd", 400),
+        ("cursor=WyJcdWQ4MDAiLCJhIiwiYiJd", 400),
+    ],
 )
-async def test_what_cannot_be_understood_is_refused(client: httpx.AsyncClient, query: str):
-    assert (await client.get(f"/conflicts?{query}")).status_code == 422
+async def test_what_cannot_be_understood_is_refused(client: httpx.AsyncClient, query: str, status: int):
+    assert (await client.get(f"/conflicts?{query}")).status_code == status
 
 
 async def test_who_may_see_none_of_the_dags_sees_no_conflicts(

@@ -25,7 +25,7 @@ from nancalacc.sync.verify import Look, Subject, finish, look
 
 log = logging.getLogger(__name__)
 
-LEAST_READING_SECONDS = 5.0
+LEAST_READING_SECONDS = 10.0
 """What the first look may take even when nobody is to wait."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 2.0, 60.0
 TRIGGERER_DELAY = timedelta(minutes=5)

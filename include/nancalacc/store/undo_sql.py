@@ -194,6 +194,7 @@ COMPARE = text("""
 """)
 """Phone numbers are not compared: equal ones are encrypted differently [wps 5.4]."""
 
+ANALYZE = text("ANALYZE undo_objects")
 MISSING_KEYS = (
     text("""
         SELECT did, name FROM undo_departments d
@@ -219,11 +220,13 @@ NEEDS = tuple(
         (
             # What stays, or comes back, keeps the departments it is in.
             """
+            WITH used AS (
+                SELECT pid AS did FROM undo_new_departments UNION SELECT did FROM undo_new_places
+            )
             UPDATE undo_objects o SET state = 'left', reason = 'needed'
-            WHERE kind = 'departments' AND state = 'restore'
+            FROM used
+            WHERE o.kind = 'departments' AND o.state = 'restore' AND o.key = used.did
                 AND NOT EXISTS (SELECT FROM undo_departments b WHERE b.source = 'before' AND b.did = o.key)
-                AND (EXISTS (SELECT FROM undo_new_departments d WHERE d.pid = o.key)
-                    OR EXISTS (SELECT FROM undo_new_places p WHERE p.did = o.key))
             """,
             """
             UPDATE undo_objects o SET state = 'left', reason = 'parent_gone'
@@ -264,8 +267,13 @@ CLASHES = tuple(
             """
             UPDATE undo_objects o SET state = 'left', reason = 'account_taken'
             FROM undo_new_users u JOIN undo_new_users other
-                ON other.uid <> u.uid
-                AND (other.account_key = u.account_key OR other.uid_key = u.uid_key)
+                ON other.account_key = u.account_key AND other.uid <> u.uid
+            WHERE o.kind = 'users' AND o.key = u.uid AND u.is_restored AND NOT other.is_restored
+            """,
+            """
+            UPDATE undo_objects o SET state = 'left', reason = 'account_taken'
+            FROM undo_new_users u JOIN undo_new_users other
+                ON other.uid_key = u.uid_key AND other.uid <> u.uid
             WHERE o.kind = 'users' AND o.key = u.uid AND u.is_restored AND NOT other.is_restored
             """,
         ),

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, text
 from nancalacc.errors import GuardError, RefusedError
 from nancalacc.saga.state import SagaStatus
 from nancalacc.store.undo_sql import (
+    ANALYZE,
     BEFORE,
     CLASHES,
     COMPARE,
@@ -174,6 +175,7 @@ def stage(connection: Connection, undone: Undone, *, fetch: Fetch) -> tuple[dict
     if list(roots) != [task_id for task_id in (undone.task_id, undone.base) if task_id]:
         raise RefusedError(_gone("A snapshot that was being read"))
     connection.execute(COMPARE)
+    connection.execute(ANALYZE)
     _fill_keys(connection)
     _settle(connection)
     for statement in (*STAGE, *KEEP_LEFT):

@@ -18,6 +18,8 @@ from nancalacc.web.desk import Desk
 from nancalacc.web.routes import Limit, Reader, User, Word, answer
 from nancalacc.web.schemas import Model, Moment
 
+NO_CURSOR = "The cursor is not one of a page before"
+
 Cursor = Annotated[
     str | None,
     Query(pattern=r"^[A-Za-z0-9_=-]{1,2000}$", description="`next_cursor` of the page before"),
@@ -52,7 +54,7 @@ def conflicts_router(desk: Desk, access: Access) -> APIRouter:
     reader = Reader(desk, access)
     router = APIRouter(
         dependencies=[Depends(get_user)],
-        responses={code: {"model": schemas.Problem} for code in (401, 403, 503)},
+        responses={code: {"model": schemas.Problem} for code in (400, 401, 403, 503)},
     )
 
     @router.get("/conflicts", response_model=ConflictsPage)
@@ -91,7 +93,7 @@ def _key_of(cursor: str) -> tuple[str, str, str]:
         company, kind, key = json.loads(urlsafe_b64decode(cursor))
         f"{company}{kind}{key}".encode()
     except (ValueError, TypeError):
-        raise HTTPException(422, "The cursor is not one of a page before") from None
+        raise HTTPException(400, NO_CURSOR) from None
     if not all(isinstance(each, str) and "\x00" not in each for each in (company, kind, key)):
-        raise HTTPException(422, "The cursor is not one of a page before")
+        raise HTTPException(400, NO_CURSOR)
     return company, kind, key
