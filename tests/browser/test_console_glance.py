@@ -16,11 +16,11 @@ def test_the_strip_tells_whether_somebody_listens(page: Page, site: Site, pictur
     site.rows.saga("good")
     page.goto(site.console)
     listener = page.locator("#strip .tile", has_text="Listener")
-    expect(listener).to_contain_text("none")
+    expect(listener).to_contain_text("none", timeout=15_000)
     site.rows.listener("dingtalk_default")
-    expect(listener).to_contain_text("connected")
+    expect(listener).to_contain_text("connected", timeout=15_000)
     site.rows.execute("UPDATE listeners SET seen_at = seen_at - interval '10 minutes'")
-    expect(listener).to_contain_text("away")
+    expect(listener).to_contain_text("away", timeout=15_000)
     expect(page.locator("#strip .problems")).to_contain_text("python -m nancalacc listen")
     picture("listener-away")
 
@@ -62,6 +62,6 @@ def test_each_epoch_has_its_own_timeline_and_its_own_part_of_the_trail(page: Pag
     expect(page.locator(".span.status-failed")).to_have_count(2)
     page.evaluate("window.unchanged = true")
     site.rows.execute("UPDATE saga_transactions SET task_id = '20260101000000'")
-    expect(page.locator(".facts")).to_contain_text("20260101000000")
+    expect(page.locator(".facts")).to_contain_text("20260101000000", timeout=15_000)
     expect(page.locator(".span.back")).to_have_count(4)
     assert page.evaluate("window.unchanged") is True, "the epoch that was chosen stays"
