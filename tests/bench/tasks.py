@@ -104,27 +104,34 @@ class TaskProcesses:
 
 
 @contextmanager
-def sandbox_process(home: Path, *, people: int, departments: int, calls_per_second: int = 0) -> Iterator[str]:
-    """A sandbox in a process of its own, with an organisation of that size; gives its URL."""
+def sandbox_process(
+    home: Path, *, people: int, departments: int, calls_per_second: int = 0, database_url: str = ""
+) -> Iterator[str]:
+    """A sandbox in a process of its own, with an organisation of that size; gives its URL.
+
+    Without a database WPS accepts everything and does nothing.
+    """
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with (home / "sandbox.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "nancalacc", "sandbox", "--port", str(port)],
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT / "include")},
+            env={
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": str(PROJECT / "include"),
+                "SANDBOX_DATABASE_URL": database_url,
+            },
             stdout=log,
             stderr=log,
         )
     try:
-        with httpx.Client(
-            base_url=f"{url}/_sandbox", trust_env=False, timeout=LONGEST_CALL_SECONDS
-        ) as client:
+        with sandbox_client(url) as client:
             _wait_until_ready(client)
             client.patch(
                 "/settings",
                 json={
                     "dingtalk": {"calls_per_second": calls_per_second},
-                    "consumer": {"paused": True},
+                    "consumer": {"paused": not database_url},
                 },
             ).raise_for_status()
             size = {"people": people, "departments": departments}
@@ -134,6 +141,11 @@ def sandbox_process(home: Path, *, people: int, departments: int, calls_per_seco
     finally:
         process.terminate()
         process.wait()
+
+
+def sandbox_client(url: str) -> httpx.Client:
+    """A client of the control API."""
+    return httpx.Client(base_url=f"{url}/_sandbox", trust_env=False, timeout=LONGEST_CALL_SECONDS)
 
 
 def call_times(url: str) -> dict[str, list[float]]:

@@ -16,8 +16,8 @@ from nancalacc.orchestration.registry import sync_services_of
 from nancalacc.orchestration.runs import run_params
 from nancalacc.orchestration.triggers import EventsTrigger
 from nancalacc.sync.batch import NAME, BatchParams
+from nancalacc.sync.claiming import tenants_of
 from nancalacc.sync.claims import due_tenants, free_abandoned
-from nancalacc.sync.incremental import tenants_of
 
 TRIGGERER_DELAY = timedelta(minutes=5)
 """How much longer than it should a deferral may take before it counts as lost."""
