@@ -74,9 +74,9 @@ def settle(
             moves.complete(locked)
             return Settlement(Verdict.COMPLETED), stale
         if moves.past_pivot(definition, locked.steps):
-            moves.fail_if_open(locked)
+            moves.fail_if_open(locked, green=run.green)
             return Settlement(Verdict.FORWARD), stale
-        stale += moves.start_compensation(locked)
+        stale += moves.start_compensation(locked, green=run.green)
     first = moves.first_to_compensate(definition, locked)
     return Settlement(Verdict.COMPENSATE, first=first), stale
 
