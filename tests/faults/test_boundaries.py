@@ -4,17 +4,11 @@ import pytest
 
 from faults.sync_subject import REFUSED, sync_kit
 from faults.toy_subject import toy_kit
-from nancalacc.faultkit.report import Report
 from nancalacc.faultkit.subject import FORWARD, back_from
 from nancalacc.sync.full import FULL_SYNC
 from nancalacc.sync.incremental import INCREMENTAL_SYNC
 
 pytestmark = pytest.mark.timeout(600)
-
-
-def tell(capsys: pytest.CaptureFixture[str], name: str, report: Report) -> None:
-    with capsys.disabled():
-        print(f"\n{name}\n{report}")
 
 
 def test_the_toy_saga_ends_right_from_some_boundaries(toy_url):
@@ -25,20 +19,20 @@ def test_the_toy_saga_ends_right_from_some_boundaries(toy_url):
 
 
 @pytest.mark.slow
-def test_the_toy_saga_ends_right(toy_url, capsys):
+def test_the_toy_saga_ends_right(toy_url, record_property):
     with toy_kit(toy_url) as kit:
         report = kit.kill_everywhere(FORWARD, back_from("publish"))
-    tell(capsys, "toy", report)
+    record_property("figures", str(report))
     assert not report.wrong
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("job", ["right", "publish"])
-def test_a_recovery_that_is_killed_is_finished_by_another_one(toy_url, job, capsys):
+def test_a_recovery_that_is_killed_is_finished_by_another_one(toy_url, job, record_property):
     with toy_kit(toy_url) as kit:
         last = [boundary for boundary in kit.boundaries() if boundary.job == job][-1]
         report = kit.kill_recovery_everywhere(last)
-    tell(capsys, f"recovery, toy killed {last}", report)
+    record_property("figures", str(report))
     assert not report.wrong
 
 
@@ -51,8 +45,8 @@ def test_a_recovery_that_is_killed_is_finished_by_another_one(toy_url, job, caps
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
-def test_a_sync_ends_right(database_url, definition, scenarios, capsys):
+def test_a_sync_ends_right(database_url, definition, scenarios, record_property):
     with sync_kit(database_url, definition) as kit:
         report = kit.kill_everywhere(*scenarios, alternately=True)
-    tell(capsys, definition.name, report)
+    record_property("figures", str(report))
     assert not report.wrong

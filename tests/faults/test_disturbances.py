@@ -11,7 +11,6 @@ from nancalacc.faultkit.boundaries import Kind
 from nancalacc.faultkit.clock import Clock, install_clock
 from nancalacc.faultkit.disturbances import crash, cut, lose
 from nancalacc.faultkit.kit import FaultKit
-from nancalacc.faultkit.report import Report
 from nancalacc.faultkit.subject import FORWARD, back_from
 from nancalacc.sandbox.postgres import Postgres
 from nancalacc.store.database import Database
@@ -32,32 +31,29 @@ def toys(toy_url: str) -> Iterator[FaultKit]:
         yield kit
 
 
-def tell(capsys: pytest.CaptureFixture[str], name: str, report: Report) -> None:
-    with capsys.disabled():
-        print(f"\n{name}\n{report}")
-
-
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
-def test_connections_cut_anywhere_are_made_again(toys, toy_url, scenario, capsys):
+def test_connections_cut_anywhere_are_made_again(toys, toy_url, scenario, record_property):
     report = toys.disturb_everywhere(partial(cut, toy_url), scenario=scenario, every=2)
-    tell(capsys, "connections cut, toy", report)
+    record_property("figures", str(report))
     assert not report.wrong
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
-def test_statements_that_fail_and_commits_whose_answer_is_lost_are_made_up_for(toys, scenario, capsys):
+def test_statements_that_fail_and_commits_whose_answer_is_lost_are_made_up_for(
+    toys, scenario, record_property
+):
     report = toys.disturb_everywhere(lose, scenario=scenario)
-    tell(capsys, "answers lost, toy", report)
+    record_property("figures", str(report))
     assert not report.wrong
 
 
-def test_a_process_suspended_anywhere_cannot_write_when_it_wakes_up(toys, capsys):
+def test_a_process_suspended_anywhere_cannot_write_when_it_wakes_up(toys, record_property):
     report = toys.suspend_everywhere()
-    tell(capsys, "suspended, toy", report)
+    record_property("figures", str(report))
     assert not report.wrong
 
 
-def test_a_server_that_crashes_anywhere_is_waited_for(template_database, capsys):
+def test_a_server_that_crashes_anywhere_is_waited_for(template_database, record_property):
     # It must not forget what it has said is on disk.
     with Postgres() as server:
         url = server.create_database("crashing")
@@ -66,25 +62,27 @@ def test_a_server_that_crashes_anywhere_is_waited_for(template_database, capsys)
             create_tables(connection)
         with toy_kit(url) as kit:
             report = kit.disturb_everywhere(partial(crash, url), kinds=[Kind.COMMIT], every=7)
-    tell(capsys, "server crashed, toy", report)
+    record_property("figures", str(report))
     assert not report.wrong
 
 
 @pytest.mark.parametrize("seconds", [HOUR, -HOUR], ids=["forward", "back"])
-def test_a_clock_that_jumps_anywhere_changes_nothing(toy_url, seconds, capsys):
+def test_a_clock_that_jumps_anywhere_changes_nothing(toy_url, seconds, record_property):
     install_clock(toy_url)
     with toy_kit(toy_url) as kit:
         report = kit.disturb_everywhere(partial(Clock(toy_url).move, seconds), every=3)
-    tell(capsys, "clock jumps, toy", report)
+    record_property("figures", str(report))
     assert not report.wrong
 
 
 @pytest.mark.parametrize("definition", [FULL_SYNC, INCREMENTAL_SYNC], ids=lambda each: each.name)
-def test_a_sync_makes_up_for_commits_that_fail_and_answers_that_are_lost(database_url, definition, capsys):
+def test_a_sync_makes_up_for_commits_that_fail_and_answers_that_are_lost(
+    database_url, definition, record_property
+):
     with sync_kit(database_url, definition) as kit:
         report = kit.disturb_everywhere(lose, kinds=[Kind.COMMIT], every=2)
         report += kit.disturb_everywhere(partial(cut, database_url), kinds=[Kind.CALL], every=3)
-    tell(capsys, f"disturbed, {definition.name}", report)
+    record_property("figures", str(report))
     assert not report.wrong
 
 

@@ -98,7 +98,7 @@ class Stage:
                     raise UnknownOutcomeError("lost")
 
 
-def test_whatever_two_or_three_actors_do_the_saga_ends_right(toy_url: str, capsys) -> None:
+def test_whatever_two_or_three_actors_do_the_saga_ends_right(toy_url: str, record_property) -> None:
     with closing(Stage(toy_url)) as stage:
 
         @settings(
@@ -119,6 +119,5 @@ def test_whatever_two_or_three_actors_do_the_saga_ends_right(toy_url: str, capsy
             assert not wrongs
 
         play()
-        with capsys.disabled():
-            print(f"\n{stage.endings.total()} schedules: {dict(stage.endings.most_common())}")
+        record_property("figures", f"{stage.endings.total()} schedules: {dict(stage.endings.most_common())}")
         assert stage.endings.total() >= SCHEDULES

@@ -396,3 +396,16 @@ def test_a_saga_that_is_refused_has_no_progress_whatever_was_skipped(saga: Toy) 
     with pytest.raises(RefusedError):
         saga.run("validate")
     assert (saga.saga.status, saga.saga.progress) == (SagaStatus.CANCELLED, 0)
+
+
+def test_a_step_cleared_beside_a_failed_sibling_names_the_sibling_whose_task_is_in_the_way(saga: Toy) -> None:
+    run_until_broken(saga, "middle:before", GuardError("too few"))
+    assert saga.conclude().status is SagaStatus.COMPENSATED
+    saga.services.hook = break_at("", GuardError("never"))
+    # The run's other tasks are as they were: only this one and what follows it ran again.
+    saga.run("right")
+    settlement = saga.settle(RunView(green=frozenset({"validate", "fetch", "left", "right"})))
+    assert settlement.verdict is Verdict.COMPENSATE
+    assert saga.conclude().status is SagaStatus.COMPENSATED
+    assert (saga.saga.failed_step, saga.saga.error_message) == ("middle", "middle: It did not run")
+    check_ended(saga)

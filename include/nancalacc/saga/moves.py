@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -114,24 +114,33 @@ def fail(locked: Locked, *, step: str, error: str) -> None:
     locked.append(EventType.SAGA_FAILED, failed_step=step, error=error)
 
 
-def fail_if_open(locked: Locked) -> None:
-    """Name the step that failed, when nobody could before (its process was killed)."""
+def fail_if_open(locked: Locked, *, green: Collection[str] = ()) -> None:
+    """Name the step that failed, when nobody could before (its process was killed).
+
+    Of steps that did not run, one whose task is `green` is not the reason: the others would have
+    had it run.
+    """
     if locked.saga.status is not SagaStatus.IN_PROGRESS:
         return
     unfinished = [step for step in locked.steps.values() if not step.status.done]
-    unfinished.sort(key=lambda step: (step.status is not StepStatus.FAILED, step.position))
+    unfinished.sort(
+        key=lambda step: (step.status is not StepStatus.FAILED, step.name in green, step.position)
+    )
     culprit = unfinished[0]
-    fail(locked, step=culprit.name, error=culprit.error_message or "It did not finish")
+    reason = "It did not run" if culprit.status is StepStatus.PENDING else "It did not finish"
+    fail(locked, step=culprit.name, error=culprit.error_message or reason)
 
 
-def start_compensation(locked: Locked) -> list[str]:
+def start_compensation(locked: Locked, *, green: Collection[str] = ()) -> list[str]:
     """Go into reverse; returns the step ids whose sessions are to be ended.
+
+    `green`: see `fail_if_open`.
 
     Every step that is not completed gets a new attempt: a process thought dead cannot
     write afterwards.
     """
     if locked.saga.goal != CANCELLED:
-        fail_if_open(locked)
+        fail_if_open(locked, green=green)
     stale = []
     for name, step in list(locked.steps.items()):
         if step.status is StepStatus.IN_PROGRESS:

@@ -76,13 +76,13 @@ def settle(
             moves.complete(locked)
             return Settlement(Verdict.COMPLETED), stale
         if moves.past_pivot(definition, locked.steps):
-            moves.fail_if_open(locked)
+            moves.fail_if_open(locked, green=run.green)
             return Settlement(Verdict.FORWARD), stale
         for checkpoint in definition.checkpoints:
             # A process that was killed, or whose task was marked, said nothing itself.
             if checkpoint.name in run.failed and locked.saga.status is SagaStatus.IN_PROGRESS:
                 moves.fail(locked, step=checkpoint.name, error="Its task failed; its log says why")
-        stale += moves.start_compensation(locked)
+        stale += moves.start_compensation(locked, green=run.green)
     first = moves.first_to_compensate(definition, locked)
     return Settlement(Verdict.COMPENSATE, first=first), stale
 
