@@ -43,6 +43,10 @@ def settings(**extra: object) -> WpsSettings:
         (Limit(200, 5, 10), 220, 11),
         (Limit(200, 5, 10), 1000, 50),
         (Limit(200, 5, 10), 50_000, 200),
+        (Limit(200, 5, 20), 60, 20),
+        (Limit(200, 5, 20), 50, 16),
+        (Limit(200, 5, 20), 16, 5),
+        (Limit(200, 5, 20), 3, 5),
         (Limit(3, 100, 10), 50, 3),
         (Limit(0, 0, 0), 50, 0),
     ],
@@ -52,9 +56,9 @@ def test_a_limit_is_a_number_and_a_percentage_with_a_few_always_allowed(limit, o
 
 
 @pytest.mark.parametrize("people", [50, 50_000])
-def test_by_default_nobody_loses_a_fifth_of_a_company_nor_more_than_wps_would_delete(people):
+def test_by_default_nobody_loses_more_than_a_third_of_a_company_nor_than_wps_would_delete(people):
     allowed = DEFAULTS["users_removed"].allowed(people)
-    assert allowed <= min(200, people // 5)
+    assert allowed <= min(200, people // 3)
 
 
 @pytest.mark.parametrize("name", NAMES)
