@@ -31,6 +31,8 @@ class Limit:
 
     def allowed(self, of: int) -> int:
         """How many of so many."""
+        if self.percent >= 100:
+            return self.most
         least = min(self.least, max(FEW, of // 3))
         return min(self.most, max(least, int(of * self.percent / 100)))
 
