@@ -271,6 +271,13 @@ CLASHES = tuple(
             WHERE o.kind = 'users' AND o.key = u.uid AND u.is_restored AND NOT other.is_restored
             """,
             """
+            UPDATE undo_objects o SET state = 'left', reason = 'email_taken'
+            FROM undo_new_users u JOIN undo_new_users other
+                ON lower(other.email) = lower(u.email) AND other.uid <> u.uid
+            WHERE o.kind = 'users' AND o.key = u.uid AND u.is_restored AND NOT other.is_restored
+                AND u.email <> ''
+            """,
+            """
             UPDATE undo_objects o SET state = 'left', reason = 'account_taken'
             FROM undo_new_users u JOIN undo_new_users other
                 ON other.uid_key = u.uid_key AND other.uid <> u.uid

@@ -49,6 +49,7 @@ REASONS: Mapping[str, str] = {
     "ring": "departments that would form a ring",
     "name_taken": "departments whose name a sibling has now",
     "account_taken": "people whose account somebody else has now",
+    "email_taken": "people whose e-mail address somebody else has now",
 }
 """Why an object that the undone sync changed stays as it is."""
 

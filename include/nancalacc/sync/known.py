@@ -161,6 +161,12 @@ def unread_fields(connection: Connection, *, fetch: Fetch, third_company_id: str
     return [name for name, read, has in zip(OPTIONAL, was_read, has_known, strict=True) if has and not read]
 
 
+# A key that was not computed this time holds as long as the value does.
+PHONE_KEY, EMAIL_KEY = (
+    f"coalesce(excluded.{name}_key,"
+    f" CASE WHEN k.{name} IS NOT DISTINCT FROM excluded.{name} THEN k.{name}_key END)"
+    for name in ("phone", "email")
+)
 REPLACE = {
     "departments": text("""
         INSERT INTO known_departments AS k
@@ -176,7 +182,7 @@ REPLACE = {
         WHERE (k.pid, k.name, k.name_key, k."order")
             IS DISTINCT FROM (excluded.pid, excluded.name, excluded.name_key, excluded."order")
     """),
-    "users": text("""
+    "users": text(f"""
         INSERT INTO known_users AS k (
             third_company_id, uid, uid_key, account, account_key, nick_name, def_did, def_did_order, avatar,
             email, title, work_place, leader, manager, employer, employment_status, phone, telephone,
@@ -199,8 +205,7 @@ REPLACE = {
             manager = coalesce(excluded.manager, k.manager), employer = excluded.employer,
             employment_status = excluded.employment_status,
             phone = excluded.phone, telephone = excluded.telephone,
-            phone_key = coalesce(excluded.phone_key, k.phone_key),
-            email_key = coalesce(excluded.email_key, k.email_key), task_id = excluded.task_id,
+            phone_key = {PHONE_KEY}, email_key = {EMAIL_KEY}, task_id = excluded.task_id,
             updated_at = excluded.updated_at
         WHERE (
             k.uid_key, k.account, k.account_key, k.nick_name, k.def_did, k.def_did_order, k.avatar, k.email,
@@ -210,10 +215,9 @@ REPLACE = {
             excluded.uid_key, excluded.account, excluded.account_key, excluded.nick_name, excluded.def_did,
             excluded.def_did_order, excluded.avatar, excluded.email, excluded.title, excluded.work_place,
             excluded.leader, coalesce(excluded.manager, k.manager), excluded.employer,
-            excluded.employment_status, excluded.phone, excluded.telephone,
-            coalesce(excluded.phone_key, k.phone_key), coalesce(excluded.email_key, k.email_key)
+            excluded.employment_status, excluded.phone, excluded.telephone, {PHONE_KEY}, {EMAIL_KEY}
         )
-    """),
+    """),  # noqa: S608 - constants
     "memberships": text("""
         INSERT INTO known_memberships AS k (third_company_id, uid, did, "order", main, leader, task_id)
         SELECT m.third_company_id, m.uid, m.did, m."order", m.main, s.leader, m.task_id

@@ -282,6 +282,22 @@ class TestAfterOtherChanges:
         assert content(sandbox.directory)["departments"]["600"][1] == "市场部"
         assert sandbox.directory.user("u01") is not None
 
+    def test_an_address_that_somebody_else_has_now_is_not_taken_from_them(self, sync, sandbox, organisation):
+        organisation.modify_user("u01", email="shared@example.com")
+        sync.complete()
+        organisation.modify_user("u01", email="other@example.com")
+        organisation.modify_user("u04", name="错名")
+        undone = sync.complete()
+        organisation.modify_user("u02", email="Shared@example.com")
+        sync.complete()
+
+        undo = Undo(sync, undone.transaction_id).complete()
+
+        assert undo.left == {("users", "u01", "email_taken")}
+        assert sandbox.directory.user("u01").email == "other@example.com"
+        assert sandbox.directory.user("u02").email == "Shared@example.com"
+        assert sandbox.directory.user("u04").nick_name == "员工4"
+
     def test_departments_never_form_a_ring(self, sync, sandbox, organisation):
         organisation.add_department("甲", parent_id=1, dept_id=700)
         organisation.add_department("乙", parent_id=700, dept_id=710)
@@ -326,6 +342,20 @@ class TestOfAnUndo:
         Undo(sync, wrong.transaction_id).complete()
         undo = Undo(sync, wrong.transaction_id)
         assert undo.fails(GuardError, match="nothing to undo") is SagaStatus.COMPENSATED
+
+    def test_a_number_that_came_back_is_not_compared_by_the_key_of_the_undone_one(self, sync, organisation):
+        sync.complete()
+        organisation.modify_user("u01", mobile="19955555555")
+        organisation.modify_user("u01", name="改名")
+        undone = sync.complete()
+        key = "SELECT phone_key FROM known_users WHERE uid = 'u01'"
+        assert sync.value(key)
+
+        Undo(sync, undone.transaction_id).complete()
+
+        assert sync.value(key) is None
+        sync.complete()
+        assert sync.value(key)
 
     def test_the_next_full_sync_brings_dingtalk_again(self, sync, sandbox, organisation):
         sync.complete()
