@@ -49,6 +49,7 @@ def test_a_batch_killed_while_it_publishes_is_ended_by_another_process(batches, 
     batches.event("user_modify_org", "u07")
     kill(batches, "killed", dies)
     is_published = dies != "before the rows are committed"
+    attempts = 0
     assert bool(rows(batches)) is is_published
 
     run = batches.start("killed")
@@ -61,6 +62,8 @@ def test_a_batch_killed_while_it_publishes_is_ended_by_another_process(batches, 
     else:
         assert run.settle() is SagaStatus.COMPENSATED
         assert batches.count("pending") == 1
+        # Nobody knows why the process died, and the only event of its batch may be the reason.
+        attempts = 1
         batches.run()
     assert batches.difference() == ()
     assert rows(batches) == {
@@ -68,4 +71,4 @@ def test_a_batch_killed_while_it_publishes_is_ended_by_another_process(batches, 
         "tb_las_department_user_increment": [("u07", "user_dept_move", 1)],
     }
     [event] = batches.events()
-    assert (event.status, event.attempts) == ("done", 0)
+    assert (event.status, event.attempts) == ("done", attempts)
