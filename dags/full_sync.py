@@ -24,7 +24,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pendulum
-from airflow.sdk import DAG, CronTriggerTimetable, Param
+from airflow.sdk import DAG, Param
 
 INCLUDE = str(Path(__file__).resolve().parents[1] / "include")
 if INCLUDE not in sys.path:
@@ -32,8 +32,9 @@ if INCLUDE not in sys.path:
 
 from nancalacc.config import Settings  # noqa: E402
 from nancalacc.orchestration.registry import sync_services_of  # noqa: E402
-from nancalacc.orchestration.saga_tasks import retry_arguments, saga_tasks  # noqa: E402
-from nancalacc.orchestration.verification import VerifyWps  # noqa: E402
+from nancalacc.orchestration.saga_tasks import saga_tasks  # noqa: E402
+from nancalacc.orchestration.schedules import timetable  # noqa: E402
+from nancalacc.orchestration.verification import verify_wps  # noqa: E402
 from nancalacc.sync.full import FULL_SYNC  # noqa: E402
 
 SETTINGS = Settings.from_env()
@@ -46,11 +47,7 @@ for number, (dingtalk, wps) in enumerate(SETTINGS.companies):
         dag_display_name="Full sync" if number == 0 else f"Full sync ({wps})",
         description="Copies the whole organisation from DingTalk to WPS 365, as a saga",
         doc_md=__doc__,
-        schedule=(
-            CronTriggerTimetable(SETTINGS.full_sync_schedule, timezone=SETTINGS.schedule_timezone)
-            if SETTINGS.full_sync_schedule
-            else None
-        ),
+        schedule=timetable(SETTINGS.full_sync_schedule, settings=SETTINGS),
         start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
         catchup=False,
         max_active_runs=16,
@@ -102,15 +99,7 @@ for number, (dingtalk, wps) in enumerate(SETTINGS.companies):
             FULL_SYNC,
             services=sync_services_of,
             retry_delay=RETRY_DELAY,
-            check=VerifyWps(
-                task_id="verify_wps",
-                services=sync_services_of,
-                seconds=SETTINGS.verify_seconds,
-                retries=3,
-                execution_timeout=timedelta(hours=1),
-                doc_md=VerifyWps.__doc__,
-                **retry_arguments(RETRY_DELAY),
-            ),
+            check=verify_wps(services=sync_services_of, settings=SETTINGS),
         )
     globals()[dag.dag_id] = dag
 

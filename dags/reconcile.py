@@ -20,7 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pendulum
-from airflow.sdk import DAG, CronTriggerTimetable, Param, task
+from airflow.sdk import DAG, Param, task
 
 INCLUDE = str(Path(__file__).resolve().parents[1] / "include")
 if INCLUDE not in sys.path:
@@ -29,6 +29,7 @@ if INCLUDE not in sys.path:
 from nancalacc.config import Settings  # noqa: E402
 from nancalacc.orchestration.registry import sync_services_of  # noqa: E402
 from nancalacc.orchestration.saga_tasks import retry_arguments  # noqa: E402
+from nancalacc.orchestration.schedules import timetable  # noqa: E402
 
 SETTINGS = Settings.from_env()
 
@@ -37,11 +38,7 @@ with DAG(
     dag_display_name="Reconcile",
     description="Compares WPS's directory with what it was given, and repairs it if asked to",
     doc_md=__doc__,
-    schedule=(
-        CronTriggerTimetable(SETTINGS.reconcile_schedule, timezone=SETTINGS.schedule_timezone)
-        if SETTINGS.reconcile_schedule
-        else None
-    ),
+    schedule=timetable(SETTINGS.reconcile_schedule, settings=SETTINGS),
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,

@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pendulum
-from airflow.sdk import DAG, CronTriggerTimetable, task
+from airflow.sdk import DAG, task
 
 INCLUDE = str(Path(__file__).resolve().parents[1] / "include")
 if INCLUDE not in sys.path:
@@ -22,6 +22,7 @@ if INCLUDE not in sys.path:
 
 from nancalacc.config import Settings  # noqa: E402
 from nancalacc.orchestration.saga_tasks import retry_arguments  # noqa: E402
+from nancalacc.orchestration.schedules import timetable  # noqa: E402
 
 SETTINGS = Settings.from_env()
 
@@ -30,11 +31,7 @@ with DAG(
     dag_display_name="Saga maintenance",
     description="Removes snapshots, sagas, events and staging that are no longer needed",
     doc_md=__doc__,
-    schedule=(
-        CronTriggerTimetable(SETTINGS.maintenance_schedule, timezone=SETTINGS.schedule_timezone)
-        if SETTINGS.maintenance_schedule
-        else None
-    ),
+    schedule=timetable(SETTINGS.maintenance_schedule, settings=SETTINGS),
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,

@@ -20,7 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pendulum
-from airflow.sdk import DAG, CronTriggerTimetable, Param, task
+from airflow.sdk import DAG, Param, task
 
 INCLUDE = str(Path(__file__).resolve().parents[1] / "include")
 if INCLUDE not in sys.path:
@@ -28,6 +28,7 @@ if INCLUDE not in sys.path:
 
 from nancalacc.config import Settings  # noqa: E402
 from nancalacc.orchestration.saga_tasks import retry_arguments  # noqa: E402
+from nancalacc.orchestration.schedules import timetable  # noqa: E402
 
 SETTINGS = Settings.from_env()
 
@@ -36,11 +37,7 @@ with DAG(
     dag_display_name="Saga recovery",
     description="Finishes sagas whose run has ended or is gone",
     doc_md=__doc__,
-    schedule=(
-        CronTriggerTimetable(SETTINGS.recovery_schedule, timezone=SETTINGS.schedule_timezone)
-        if SETTINGS.recovery_schedule
-        else None
-    ),
+    schedule=timetable(SETTINGS.recovery_schedule, settings=SETTINGS),
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     # A person must not wait for the scheduled one; two at once do no harm.

@@ -29,8 +29,8 @@ if INCLUDE not in sys.path:
 
 from nancalacc.config import DINGTALK_CONN_ID, WPS_CONN_ID, Settings  # noqa: E402
 from nancalacc.orchestration.registry import sync_services_of  # noqa: E402
-from nancalacc.orchestration.saga_tasks import retry_arguments, saga_tasks  # noqa: E402
-from nancalacc.orchestration.verification import VerifyWps  # noqa: E402
+from nancalacc.orchestration.saga_tasks import saga_tasks  # noqa: E402
+from nancalacc.orchestration.verification import verify_wps  # noqa: E402
 from nancalacc.sync.undo import UNDO_SYNC  # noqa: E402
 
 SETTINGS = Settings.from_env()
@@ -99,15 +99,7 @@ with DAG(
         UNDO_SYNC,
         services=sync_services_of,
         retry_delay=RETRY_DELAY,
-        check=VerifyWps(
-            task_id="verify_wps",
-            services=sync_services_of,
-            seconds=SETTINGS.verify_seconds,
-            retries=3,
-            execution_timeout=timedelta(hours=1),
-            doc_md=VerifyWps.__doc__,
-            **retry_arguments(RETRY_DELAY),
-        ),
+        check=verify_wps(services=sync_services_of, settings=SETTINGS),
     )
 
 if __name__ == "__main__":

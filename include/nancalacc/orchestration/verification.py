@@ -14,9 +14,10 @@ from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
 
-from nancalacc.config import WPS_CONN_ID
+from nancalacc.config import WPS_CONN_ID, Settings
 from nancalacc.errors import NancalaccError, RefusedError
 from nancalacc.orchestration.runs import run_params
+from nancalacc.orchestration.saga_tasks import retry_arguments
 from nancalacc.orchestration.steps import ServicesOf
 from nancalacc.saga.definition import transaction_id_of
 from nancalacc.saga.execution import message_of
@@ -119,6 +120,19 @@ class VerifyWps(BaseOperator):
             },
             timeout=timedelta(seconds=pause) + TRIGGERER_DELAY,
         )
+
+
+def verify_wps(*, services: ServicesOf, settings: Settings) -> VerifyWps:
+    """The task that reads WPS back after a sync, as this installation is configured."""
+    return VerifyWps(
+        task_id="verify_wps",
+        services=services,
+        seconds=settings.verify_seconds,
+        retries=3,
+        execution_timeout=timedelta(hours=1),
+        doc_md=VerifyWps.__doc__,
+        **retry_arguments(timedelta(seconds=settings.retry_delay_seconds)),
+    )
 
 
 def report(seen: Look) -> None:
