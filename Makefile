@@ -11,8 +11,6 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 # Processes among which the tests without a running Airflow are divided.
 JOBS ?= 2
-# How pytest exits when it found no test: PYTEST_ARGS may name tests of one half only.
-EMPTY := 5
 
 export PYTHONPATH := $(CURDIR)/include
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -27,10 +25,7 @@ demo-failure: $(STAMP)  ## The same with a sync that fails, is compensated, and 
 	@exec $(PY) -m nancalacc.sandbox.demo --failure
 
 test: $(STAMP)  ## All tests (PYTEST_ARGS="tests/unit -k name" for some)
-	@$(PY) -m pytest -n $(JOBS) -m "not bench and not airflow and not browser" $(PYTEST_ARGS); without=$$?; \
-	$(PY) -m pytest -m "(airflow or browser) and not bench" $(PYTEST_ARGS); with=$$?; \
-	if [ $$without = $(EMPTY) ]; then exit $$with; elif [ $$with = $(EMPTY) ]; then exit $$without; fi; \
-	exit $$((without || with))
+	@PYTHON=$(PY) JOBS=$(JOBS) exec tests/halves.sh $(PYTEST_ARGS)
 
 test-fast: $(STAMP)  ## The tests that take less than three minutes together
 	@exec $(PY) -m pytest -n $(JOBS) -m "not slow and not bench" $(PYTEST_ARGS)

@@ -16,6 +16,7 @@ from nancalacc.sandbox.comparison import Comparison
 from nancalacc.sandbox.organisation import Organisation, Placement, User
 from nancalacc.sandbox.server import Sandbox
 from nancalacc.sandbox.stack import AirflowStack
+from nancalacc.store.tables import metadata
 
 DAG = "full_sync"
 STEPS = [
@@ -29,13 +30,7 @@ STEPS = [
     "update_task_status",
 ]
 COMPENSATIONS = [f"compensation.{step}" for step in STEPS]
-OWN_TABLES = (
-    "saga_transactions, saga_steps, saga_events, company_locks, staged_departments, staged_users,"
-    " staged_memberships, staged_evidence, staged_conflicts, known_departments, known_users,"
-    " known_memberships, known_scopes, conflicts, tb_company_cfg,"
-    " tb_las_department, tb_las_user, tb_las_department_user, task, sync_plans, plan_changes, plan_subtrees,"
-    " plan_decisions"
-)
+OWN_TABLES = ", ".join(sorted(metadata.tables))
 SNAPSHOT_TABLES = ("tb_las_department", "tb_las_user", "tb_las_department_user")
 WORKER_SECONDS = 30.0
 
