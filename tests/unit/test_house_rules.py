@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -224,7 +225,7 @@ def test_every_setting_of_ours_in_compose_has_the_programs_default(monkeypatch: 
 
 def test_secrets_come_from_the_environment_and_have_no_default() -> None:
     for name, rest in variables(COMPOSE_TEXT):
-        if re.search(r"PASSWORD|SECRET|KEY|CONN_", name):
+        if re.search(r"PASSWORD|SECRET|KEY|AIRFLOW_CONN_", name):
             assert rest.startswith(":?"), name
 
 
@@ -304,3 +305,12 @@ def test_decisions_are_numbered_without_gaps_and_complete() -> None:
             "Decision",
             "Consequences",
         ]
+
+
+# --- the console ---------------------------------------------------------------------------------
+
+
+def test_no_text_of_the_console_is_defined_twice() -> None:
+    keys = re.findall(r"^  (\w+): \[", text_of("include/nancalacc/web/static/texts.js"), flags=re.MULTILINE)
+    assert len(keys) > 100
+    assert [key for key, number in Counter(keys).items() if number > 1] == []

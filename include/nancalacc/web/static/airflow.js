@@ -34,10 +34,6 @@ export function airflowLanguage() {
   return localStorage.getItem("i18nextLng") || navigator.language || "en";
 }
 
-export function inAirflow() {
-  return shell() !== null;
-}
-
 export function airflowAddress(path) {
   return new URL(path, AIRFLOW).href;
 }

@@ -36,7 +36,7 @@ function undo(steps) {
 
 function verdict(event) {
   if (!event || !VERDICTS.includes(event.verdict)) return [];
-  return [tile("wpsVerdict", t(event.verdict), event.message)];
+  return [tile("wpsVerdict", t(event.verdict === "pending" ? "verdict_pending" : event.verdict), event.message)];
 }
 
 function verdictOf(saga) {
