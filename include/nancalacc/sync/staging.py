@@ -38,8 +38,6 @@ COPY = {
 }
 """Every column in the order of the table, which is that of the rows' `values()`."""
 
-THIS_FETCH = "(transaction_id, epoch, attempt) = (:transaction_id, :epoch, :attempt)"
-
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
