@@ -94,7 +94,8 @@ def site(database_url: str) -> Iterator[Site]:
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     if not Path(CHROMIUM).exists():
-        pytest.fail(f"There is no {CHROMIUM}: install Debian's chromium, or name another by CHROMIUM")
+        give_up = pytest.fail if os.environ.get("CI") else pytest.skip
+        give_up(f"There is no {CHROMIUM}: install Debian's chromium, or name another by CHROMIUM")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--no-proxy-server"]
