@@ -1,5 +1,6 @@
 """The schema: as the code describes it, as the other side expects it, and how it gets there."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
+import nancalacc
 from nancalacc.errors import SchemaError
 from nancalacc.sandbox.postgres import Postgres
 from nancalacc.store.database import Database
@@ -287,7 +289,11 @@ def test_two_processes_may_upgrade_at_once(empty_url: str) -> None:
         "-c",
         "import sys; from nancalacc.store.migrate import upgrade; upgrade(sys.argv[1])",
     ]
-    processes = [subprocess.Popen([*command, empty_url], stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    environment = os.environ | {"PYTHONPATH": str(Path(nancalacc.__file__).parents[1])}
+    processes = [
+        subprocess.Popen([*command, empty_url], stderr=subprocess.PIPE, text=True, env=environment)
+        for _ in range(2)
+    ]
     ends = [(process.communicate(timeout=60)[1], process.returncode) for process in processes]
     assert ends == [("", 0), ("", 0)]
     with Database(empty_url) as database, database.transaction() as connection:
