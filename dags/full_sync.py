@@ -47,7 +47,9 @@ for number, (dingtalk, wps) in enumerate(SETTINGS.companies):
         dag_display_name="Full sync" if number == 0 else f"Full sync ({wps})",
         description="Copies the whole organisation from DingTalk to WPS 365, as a saga",
         doc_md=__doc__,
-        schedule=timetable(SETTINGS.full_sync_schedule, settings=SETTINGS),
+        schedule=timetable(
+            SETTINGS.full_sync_schedule, variable="NANCALACC_FULL_SYNC_SCHEDULE", settings=SETTINGS
+        ),
         start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
         catchup=False,
         max_active_runs=16,

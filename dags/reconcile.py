@@ -38,7 +38,9 @@ with DAG(
     dag_display_name="Reconcile",
     description="Compares WPS's directory with what it was given, and repairs it if asked to",
     doc_md=__doc__,
-    schedule=timetable(SETTINGS.reconcile_schedule, settings=SETTINGS),
+    schedule=timetable(
+        SETTINGS.reconcile_schedule, variable="NANCALACC_RECONCILE_SCHEDULE", settings=SETTINGS
+    ),
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,

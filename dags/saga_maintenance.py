@@ -31,7 +31,9 @@ with DAG(
     dag_display_name="Saga maintenance",
     description="Removes snapshots, sagas, events and staging that are no longer needed",
     doc_md=__doc__,
-    schedule=timetable(SETTINGS.maintenance_schedule, settings=SETTINGS),
+    schedule=timetable(
+        SETTINGS.maintenance_schedule, variable="NANCALACC_MAINTENANCE_SCHEDULE", settings=SETTINGS
+    ),
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,

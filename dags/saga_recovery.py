@@ -37,7 +37,7 @@ with DAG(
     dag_display_name="Saga recovery",
     description="Finishes sagas whose run has ended or is gone",
     doc_md=__doc__,
-    schedule=timetable(SETTINGS.recovery_schedule, settings=SETTINGS),
+    schedule=timetable(SETTINGS.recovery_schedule, variable="NANCALACC_RECOVERY_SCHEDULE", settings=SETTINGS),
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     # A person must not wait for the scheduled one; two at once do no harm.
@@ -65,7 +65,7 @@ with DAG(
     def recover_sagas(**context):
         from nancalacc.orchestration.recovery import recover_sagas as recover
 
-        recover(context["ti"], transaction_id=context["params"]["transaction_id"])
+        recover(context)
 
     recover_sagas()
 

@@ -27,13 +27,14 @@ INCLUDE = str(Path(__file__).resolve().parents[1] / "include")
 if INCLUDE not in sys.path:
     sys.path.insert(0, INCLUDE)
 
-from nancalacc.config import DINGTALK_CONN_ID, WPS_CONN_ID, Settings  # noqa: E402
+from nancalacc.config import Settings  # noqa: E402
 from nancalacc.orchestration.registry import sync_services_of  # noqa: E402
 from nancalacc.orchestration.saga_tasks import saga_tasks  # noqa: E402
 from nancalacc.orchestration.verification import verify_wps  # noqa: E402
 from nancalacc.sync.undo import UNDO_SYNC  # noqa: E402
 
 SETTINGS = Settings.from_env()
+DINGTALK, WPS = SETTINGS.companies[0]
 RETRY_DELAY = timedelta(seconds=SETTINGS.retry_delay_seconds)
 
 with DAG(
@@ -68,14 +69,14 @@ with DAG(
             ),
         ),
         "dingtalk_conn_id": Param(
-            DINGTALK_CONN_ID,
+            DINGTALK,
             type="string",
             minLength=1,
             title="DingTalk connection",
             description="The DingTalk connection of the same company.",
         ),
         "wps_conn_id": Param(
-            WPS_CONN_ID,
+            WPS,
             type="string",
             minLength=1,
             title="WPS connection",

@@ -29,7 +29,7 @@ err = Console(stderr=True, highlight=False, markup=False)
 
 @app.callback()
 def prepare() -> None:
-    """Keeps the accounts of WPS 365 the same as those of DingTalk."""
+    """Keeps the organisation in WPS 365 the same as in DingTalk."""
     # Connections are looked up as Airflow's own commands do: environment, secrets backends, its database.
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
     # What it says about every look at the schema is of no use to who asked for something else.
@@ -42,9 +42,9 @@ def _fail(error: Exception) -> typer.Exit:
 
 
 def _log_to_stderr() -> None:
-    logging.basicConfig(
-        level=os.environ.get("LOG_LEVEL", "INFO"), format="%(asctime)s %(levelname)s %(message)s", force=True
-    )
+    from nancalacc.environment import log_level
+
+    logging.basicConfig(level=log_level(), format="%(asctime)s %(levelname)s %(message)s", force=True)
 
 
 @database.command("upgrade")
@@ -229,7 +229,9 @@ def _shown(value: object) -> str:
 @app.command()
 def sandbox(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8765,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8765,
     database_url: Annotated[
         str, typer.Option(envvar="SANDBOX_DATABASE_URL", help="Database whose tables its WPS reads.")
     ] = "",
@@ -237,8 +239,8 @@ def sandbox(
     """Run stand-ins for DingTalk and WPS, with an invented organisation."""
     from nancalacc.sandbox.server import serve
 
-    _log_to_stderr()
     try:
+        _log_to_stderr()
         asyncio.run(serve(host=host, port=port, database_url=database_url or None))
     except KeyboardInterrupt:
         raise typer.Exit(0) from None

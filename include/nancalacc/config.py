@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from nancalacc import environment
 from nancalacc.errors import ConfigurationError
 from nancalacc.limits import Limits
 
@@ -58,25 +59,30 @@ class ConnectionInfo:
     @property
     def base_url(self) -> str:
         """The base URL without a trailing slash; raises ConfigurationError if it is none."""
-        host = self.host.strip().rstrip("/")
-        if not host:
+        if not self.host.strip():
             raise ConfigurationError(
                 f"Connection {self.conn_id!r} has no host: set it to the base URL, for example https://example.com"
             )
-        if "://" not in host:
-            host = f"{self.schema or 'https'}://{host}"
+        return self.url(self.host, "host", port=self.port)
+
+    def url(self, text: str, name: str, *, port: int | None = None) -> str:
+        """A base URL without a trailing slash; raises ConfigurationError that names it if it is none."""
+        url = text.strip()
+        if "://" not in url:
+            url = f"{self.schema or 'https'}://{url}"
+        url = url.rstrip("/")
         try:
-            parts = urlsplit(host)
-            port = parts.port
+            parts = urlsplit(url)
+            own_port = parts.port
         except ValueError as error:
-            raise ConfigurationError(f"Connection {self.conn_id!r}: host is not a URL ({error})") from None
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ConfigurationError(f"Connection {self.conn_id!r}: {name} is not a URL ({error})") from None
+        if parts.scheme not in {"http", "https"} or not parts.hostname or re.search(r"\s", url):
             raise ConfigurationError(
-                f"Connection {self.conn_id!r}: host must be a URL that starts with http:// or https://"
+                f"Connection {self.conn_id!r}: {name} must be a URL that starts with http:// or https://"
             )
-        if self.port and port is None:
-            host = f"{parts.scheme}://{parts.netloc}:{self.port}{parts.path}"
-        return host
+        if port and own_port is None:
+            url = f"{parts.scheme}://{parts.netloc}:{port}{parts.path}"
+        return url
 
     def text(self, key: str, default: str | None = None) -> str:
         """A text of `extra`; raises ConfigurationError when it is missing and has no default."""
@@ -88,19 +94,26 @@ class ConnectionInfo:
         return str(value)
 
     def number(self, key: str, default: float, *, least: float = 0) -> float:
-        """A number of `extra`; raises ConfigurationError when it is none or too small."""
+        """A finite number of `extra`; raises ConfigurationError when it is none or too small."""
         value = self.extra.get(key)
         if value is None or value == "":
             return default
         try:
             number = float(value)
         except (TypeError, ValueError):
-            number = float("nan")
-        if not number >= least:
+            number = math.nan
+        if not least <= number < math.inf:
             raise ConfigurationError(
                 f"Connection {self.conn_id!r}: extra {key!r} must be a number of at least {least:g}"
             )
         return number
+
+    def whole(self, key: str, default: int, *, least: int = 0) -> int:
+        """As `number`, and without a fraction."""
+        number = self.number(key, default, least=least)
+        if number != int(number):
+            raise ConfigurationError(f"Connection {self.conn_id!r}: extra {key!r} must be a whole number")
+        return int(number)
 
     def choice(self, key: str, default: E) -> E:
         """A value of an enum from `extra`; raises ConfigurationError for any other text."""
@@ -120,6 +133,10 @@ class ConnectionInfo:
         if value not in {"true", "false"}:
             raise ConfigurationError(f"Connection {self.conn_id!r}: extra {key!r} must be true or false")
         return value == "true"
+
+    def unknown_extra(self, settings: type[DingTalkSettings | WpsSettings]) -> list[str]:
+        """The keys of `extra` that such settings do not read: misspelt, or meant for somebody else."""
+        return sorted(set(self.extra) - settings.EXTRA)
 
     def credentials(self) -> tuple[str, str]:
         """Login and password; raises ConfigurationError when one is missing."""
@@ -143,6 +160,17 @@ class DingTalkSettings:
     callback_token: str = field(default="", repr=False)
     callback_aes_secret: str = field(default="", repr=False)
 
+    EXTRA: ClassVar = frozenset(
+        {
+            "api_host",
+            "calls_per_second",
+            "root_dept_id",
+            "user_details",
+            "callback_token",
+            "callback_aes_secret",
+        }
+    )
+
     @classmethod
     def of(cls, connection: ConnectionInfo) -> DingTalkSettings:
         """Read and check a connection; raises ConfigurationError naming what is wrong.
@@ -151,18 +179,16 @@ class DingTalkSettings:
         """
         app_key, app_secret = connection.credentials()
         base_url = connection.base_url
-        api_host = connection.text("api_host", "")
-        if not api_host:
-            is_public = urlsplit(base_url).hostname == "oapi.dingtalk.com"
-            api_host = "https://api.dingtalk.com" if is_public else base_url
+        is_public = urlsplit(base_url).hostname == "oapi.dingtalk.com"
+        api_host = connection.text("api_host", "https://api.dingtalk.com" if is_public else base_url)
         return cls(
             conn_id=connection.conn_id,
             base_url=base_url,
-            api_url=ConnectionInfo(conn_id=connection.conn_id, host=api_host).base_url,
+            api_url=connection.url(api_host, "extra 'api_host'"),
             app_key=app_key,
             app_secret=app_secret,
             calls_per_second=connection.number("calls_per_second", 15),
-            root_dept_id=int(connection.number("root_dept_id", 1, least=1)),
+            root_dept_id=connection.whole("root_dept_id", 1, least=1),
             user_details=connection.flag("user_details", default=True),
             callback_token=connection.text("callback_token", ""),
             callback_aes_secret=connection.text("callback_aes_secret", ""),
@@ -191,6 +217,24 @@ class WpsSettings:
     approval: bool = False
     approval_seconds: float = APPROVAL_SECONDS
 
+    EXTRA: ClassVar = frozenset(
+        {
+            "prefix",
+            "signature",
+            "third_company_id",
+            "platform_id",
+            "company_id",
+            "company_name",
+            "phone_salt_secret",
+            "account_source",
+            "timezone",
+            "reads_per_second",
+            "limits",
+            "approval",
+            "approval_seconds",
+        }
+    )
+
     @classmethod
     def of(cls, connection: ConnectionInfo) -> WpsSettings:
         """Read and check a connection; raises ConfigurationError naming what is wrong.
@@ -200,12 +244,10 @@ class WpsSettings:
         """
         client_id, client_secret = connection.credentials()
         zone = connection.text("timezone", "Asia/Shanghai")
-        try:
-            ZoneInfo(zone)
-        except (ZoneInfoNotFoundError, ValueError):
+        if not environment.is_zone(zone):
             raise ConfigurationError(
                 f"Connection {connection.conn_id!r}: extra 'timezone' is not a known zone: {zone!r}"
-            ) from None
+            )
         for key, limit in TOO_LONG_FOR_THE_TABLES.items():
             if len(connection.text(key)) > limit:
                 raise ConfigurationError(
@@ -232,9 +274,11 @@ class WpsSettings:
             timezone=zone,
             reads_per_second=connection.number("reads_per_second", 20),
             limits=_limits(connection),
-            approval=connection.flag("approval", default=_env_flag("NANCALACC_APPROVAL")),
+            approval=connection.flag("approval", default=environment.flag("NANCALACC_APPROVAL")),
             approval_seconds=connection.number(
-                "approval_seconds", _env_number("NANCALACC_APPROVAL_SECONDS", APPROVAL_SECONDS), least=1
+                "approval_seconds",
+                environment.number("NANCALACC_APPROVAL_SECONDS", APPROVAL_SECONDS, least=1),
+                least=1,
             ),
         )
 
@@ -257,46 +301,6 @@ def _limits(connection: ConnectionInfo) -> Limits:
     )
 
 
-def _env_number(name: str, default: float) -> float:
-    value = os.environ.get(name, "")
-    try:
-        return float(value) if value else default
-    except ValueError:
-        raise ConfigurationError(f"Environment variable {name} must be a number, not {value!r}") from None
-
-
-def _env_seconds(name: str, default: float) -> float | None:
-    value = os.environ.get(name, "")
-    seconds = None if value.lower() in {"none", "off"} else _env_number(name, default)
-    # Not a number compares false, too.
-    if seconds is not None and not seconds >= 0:
-        raise ConfigurationError(
-            f"Environment variable {name} must be a number of at least 0, or none, not {value!r}"
-        )
-    return seconds
-
-
-def _env_flag(name: str) -> bool:
-    value = os.environ.get(name, "").lower()
-    if value not in {"", "true", "false"}:
-        raise ConfigurationError(f"Environment variable {name} must be true or false, not {value!r}")
-    return value == "true"
-
-
-def _env_count(name: str, default: int) -> int:
-    value = os.environ.get(name, "")
-    if value and (not value.isdecimal() or int(value) < 1):
-        raise ConfigurationError(
-            f"Environment variable {name} must be a whole number of at least 1, not {value!r}"
-        )
-    return int(value) if value else default
-
-
-def _env_schedule(name: str, default: str) -> str | None:
-    value = os.environ.get(name, default)
-    return None if value.lower() in {"", "none"} else value
-
-
 @dataclass(frozen=True, slots=True)
 class Retention:
     """How long `saga_maintenance` keeps what is over: days, and snapshots of each company."""
@@ -312,12 +316,12 @@ class Retention:
     def from_env(cls) -> Retention:
         """Read the environment; raises ConfigurationError naming the variable that is wrong."""
         return cls(
-            events_days=_env_count("NANCALACC_KEEP_EVENTS_DAYS", 90),
-            sagas_days=_env_count("NANCALACC_KEEP_SAGAS_DAYS", 365),
-            snapshots=_env_count("NANCALACC_KEEP_SNAPSHOTS", 3),
-            staging_days=_env_count("NANCALACC_KEEP_STAGING_DAYS", 1),
-            plans_days=_env_count("NANCALACC_KEEP_PLANS_DAYS", 30),
-            inbox_days=_env_count("NANCALACC_KEEP_INBOX_DAYS", 30),
+            events_days=environment.count("NANCALACC_KEEP_EVENTS_DAYS", 90),
+            sagas_days=environment.count("NANCALACC_KEEP_SAGAS_DAYS", 365),
+            snapshots=environment.count("NANCALACC_KEEP_SNAPSHOTS", 3),
+            staging_days=environment.count("NANCALACC_KEEP_STAGING_DAYS", 1),
+            plans_days=environment.count("NANCALACC_KEEP_PLANS_DAYS", 30),
+            inbox_days=environment.count("NANCALACC_KEEP_INBOX_DAYS", 30),
         )
 
 
@@ -355,45 +359,42 @@ class Settings:
     @classmethod
     def from_env(cls) -> Settings:
         """Read the environment; raises ConfigurationError naming the variable that is wrong."""
-        pairs: list[tuple[str, str]] = []
-        text = os.environ.get("NANCALACC_COMPANIES", "") or f"{DINGTALK_CONN_ID}:{WPS_CONN_ID}"
-        for pair in text.split(","):
-            dingtalk, _, wps = pair.strip().partition(":")
-            if not dingtalk or not wps:
-                raise ConfigurationError(
-                    "Environment variable NANCALACC_COMPANIES must list pairs of connection ids,"
-                    f" for example dingtalk_default:wps_default; got {pair!r}"
-                )
-            pairs.append((dingtalk, wps))
+        heartbeat_seconds = environment.number("NANCALACC_HEARTBEAT_SECONDS", 5, least=0.1)
+        stale_seconds = environment.number("NANCALACC_STALE_SECONDS", 30, least=0.1)
+        if stale_seconds < 2 * heartbeat_seconds:
+            raise ConfigurationError(
+                f"Environment variable NANCALACC_STALE_SECONDS ({stale_seconds:g}) must be at least twice"
+                f" NANCALACC_HEARTBEAT_SECONDS ({heartbeat_seconds:g}): a live step would count as dead"
+            )
         return cls(
-            companies=tuple(pairs),
-            full_sync_schedule=_env_schedule("NANCALACC_FULL_SYNC_SCHEDULE", "10 2 * * *"),
-            recovery_schedule=_env_schedule("NANCALACC_RECOVERY_SCHEDULE", "*/5 * * * *"),
-            maintenance_schedule=_env_schedule("NANCALACC_MAINTENANCE_SCHEDULE", "40 3 * * *"),
-            reconcile_schedule=_env_schedule("NANCALACC_RECONCILE_SCHEDULE", "25 5 * * *"),
-            schedule_timezone=os.environ.get("NANCALACC_SCHEDULE_TIMEZONE") or "Asia/Shanghai",
-            heartbeat_seconds=_env_number("NANCALACC_HEARTBEAT_SECONDS", 5),
-            stale_seconds=_env_number("NANCALACC_STALE_SECONDS", 30),
-            lock_wait_seconds=_env_number("NANCALACC_LOCK_WAIT_SECONDS", 600),
-            busy_wait_seconds=_env_number("NANCALACC_BUSY_WAIT_SECONDS", 600),
-            retry_delay_seconds=_env_number("NANCALACC_RETRY_DELAY_SECONDS", 10),
-            resume_seconds=_env_number("NANCALACC_RESUME_SECONDS", 900),
+            companies=environment.pairs("NANCALACC_COMPANIES", f"{DINGTALK_CONN_ID}:{WPS_CONN_ID}"),
+            full_sync_schedule=environment.schedule("NANCALACC_FULL_SYNC_SCHEDULE", "10 2 * * *"),
+            recovery_schedule=environment.schedule("NANCALACC_RECOVERY_SCHEDULE", "*/5 * * * *"),
+            maintenance_schedule=environment.schedule("NANCALACC_MAINTENANCE_SCHEDULE", "40 3 * * *"),
+            reconcile_schedule=environment.schedule("NANCALACC_RECONCILE_SCHEDULE", "25 5 * * *"),
+            schedule_timezone=environment.zone("NANCALACC_SCHEDULE_TIMEZONE", "Asia/Shanghai"),
+            heartbeat_seconds=heartbeat_seconds,
+            stale_seconds=stale_seconds,
+            lock_wait_seconds=environment.number("NANCALACC_LOCK_WAIT_SECONDS", 600),
+            busy_wait_seconds=environment.number("NANCALACC_BUSY_WAIT_SECONDS", 600),
+            retry_delay_seconds=environment.number("NANCALACC_RETRY_DELAY_SECONDS", 10),
+            resume_seconds=environment.number("NANCALACC_RESUME_SECONDS", 900),
             metrics_token=os.environ.get("NANCALACC_METRICS_TOKEN", ""),
             notify_conn_id=os.environ.get("NANCALACC_NOTIFY_CONN_ID", ""),
             notifier=os.environ.get("NANCALACC_NOTIFIER") or DINGTALK_ROBOT,
-            batch_size=(batch_size := _env_count("NANCALACC_BATCH_SIZE", 500)),
+            batch_size=(batch_size := environment.count("NANCALACC_BATCH_SIZE", 500)),
             # Who sets only the former means it.
-            backlog_batch_size=_env_count(
+            backlog_batch_size=environment.count(
                 "NANCALACC_BACKLOG_BATCH_SIZE",
                 batch_size if os.environ.get("NANCALACC_BATCH_SIZE") else 5000,
             ),
-            event_attempts=_env_count("NANCALACC_EVENT_ATTEMPTS", 5),
-            event_pause_seconds=_env_number("NANCALACC_EVENT_PAUSE_SECONDS", 10),
-            idle_seconds=_env_number("NANCALACC_IDLE_SECONDS", 300),
-            poll_seconds=_env_number("NANCALACC_POLL_SECONDS", 0.5),
-            confirm_seconds=_env_number("NANCALACC_CONFIRM_SECONDS", 300),
-            renotify_seconds=_env_number("NANCALACC_RENOTIFY_SECONDS", 20),
-            repeat_seconds=_env_number("NANCALACC_REPEAT_SECONDS", 1800),
-            verify_seconds=_env_seconds("NANCALACC_VERIFY_SECONDS", 0),
+            event_attempts=environment.count("NANCALACC_EVENT_ATTEMPTS", 5),
+            event_pause_seconds=environment.number("NANCALACC_EVENT_PAUSE_SECONDS", 10),
+            idle_seconds=environment.number("NANCALACC_IDLE_SECONDS", 300),
+            poll_seconds=environment.number("NANCALACC_POLL_SECONDS", 0.5, least=0.1),
+            confirm_seconds=environment.number("NANCALACC_CONFIRM_SECONDS", 300),
+            renotify_seconds=environment.number("NANCALACC_RENOTIFY_SECONDS", 20),
+            repeat_seconds=environment.number("NANCALACC_REPEAT_SECONDS", 1800),
+            verify_seconds=environment.number_or_none("NANCALACC_VERIFY_SECONDS", 0),
             retention=Retention.from_env(),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from nancalacc.clients.dingtalk_robot import RobotSettings
-from nancalacc.config import DINGTALK_ROBOT, Settings
+from nancalacc.config import DINGTALK_ROBOT, ConnectionInfo, DingTalkSettings, Settings, WpsSettings
 from nancalacc.orchestration.hooks import database_url
 from nancalacc.orchestration.http_hooks import DingTalkHook, RobotHook, WpsHook
 from nancalacc.orchestration.notifiers import notifier_class
@@ -24,6 +24,7 @@ def check_dingtalk(conn_id: str) -> str:
     """The app key and secret are right and the root department can be read."""
     hook = DingTalkHook(conn_id)
     settings = hook.settings()
+    not_read = _not_read(hook.connection_info(), DingTalkSettings)
 
     async def read() -> str:
         async with hook.client() as client:
@@ -32,6 +33,7 @@ def check_dingtalk(conn_id: str) -> str:
             return (
                 f"{settings.base_url}, root department {settings.root_dept_id} ({root.get('name', '')}),"
                 f" departments in scope: {', '.join(map(str, scopes.departments)) or 'none'}"
+                f"{not_read}"
             )
 
     return asyncio.run(read())
@@ -41,11 +43,12 @@ def check_wps(conn_id: str) -> str:
     """The client id and secret are right and signed calls are accepted."""
     hook = WpsHook(conn_id)
     settings = hook.settings()
+    not_read = _not_read(hook.connection_info(), WpsSettings)
 
     async def read() -> str:
         async with hook.client() as client:
             root = await client.root_department()
-            return f"{settings.base_url}{settings.prefix}, root department {root.get('name', '')}"
+            return f"{settings.base_url}{settings.prefix}, root department {root.get('name', '')}{not_read}"
 
     return asyncio.run(read())
 
@@ -59,3 +62,9 @@ def check_notifier(settings: Settings) -> str:
     robot = RobotSettings.of(connection)
     signed = "signed" if robot.sign_secret else "not signed: extra has no 'sign_secret'"
     return f"{robot.base_url}, {signed}; no message was sent"
+
+
+def _not_read(connection: ConnectionInfo, settings: type[DingTalkSettings | WpsSettings]) -> str:
+    """What a person should know of keys in `extra` that may be misspelt."""
+    unknown = connection.unknown_extra(settings)
+    return f"; extra has what is not read: {', '.join(unknown)}" if unknown else ""

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from nancalacc.errors import ConfigurationError, DatabaseError, FatalError, NancalaccError, TransientError
+from nancalacc.orchestration.runs import known_params
 from nancalacc.saga.coordinator import Coordinator
 from nancalacc.saga.definition import SagaDefinition
 from nancalacc.saga.execution import message_of
@@ -214,16 +215,17 @@ class Recovery:
         return Result.FAILED
 
 
-def recover_sagas(task_instance: Any, *, transaction_id: str | None) -> None:
+def recover_sagas(context: Mapping[str, Any]) -> None:
     """What the task of `saga_recovery` does: every saga that is due, or the one that is named.
 
-    Then it tells people what nobody was told of yet. Raises FatalError when the named saga does not
-    exist or its run is not over, TransientError when it could not be finished.
+    Then it tells people what nobody was told of yet. Raises FatalError when there is another parameter,
+    the named saga does not exist, or its run is not over; TransientError when it could not be finished.
     """
     from nancalacc.orchestration.incidents import tell_incidents
 
+    transaction_id = known_params(context, "transaction_id").get("transaction_id")
     try:
-        _recover_sagas(task_instance, transaction_id=transaction_id)
+        _recover_sagas(context["ti"], transaction_id=transaction_id)
     finally:
         tell_incidents()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from nancalacc.errors import RefusedError
 from nancalacc.saga.coordinator import Coordinator, RunView
 from nancalacc.saga.definition import SagaDefinition
 
@@ -31,6 +32,15 @@ def start_saga(coordinator: Coordinator, definition: SagaDefinition, context: Ma
 def run_params(context: Mapping[str, Any]) -> dict[str, Any]:
     """The run's parameters, including keys that the DAG does not know (the saga refuses them)."""
     return dict(context["params"]) | dict(context["dag_run"].conf or {})
+
+
+def known_params(context: Mapping[str, Any], *known: str) -> dict[str, Any]:
+    """The run's parameters; raises RefusedError for a key that is none of the known ones."""
+    params = run_params(context)
+    unknown = set(params) - set(known)
+    if unknown:
+        raise RefusedError(f"Unknown parameter {min(unknown)!r}: this DAG has {', '.join(known)}")
+    return params
 
 
 def run_view(definition: SagaDefinition, context: Mapping[str, Any]) -> RunView:

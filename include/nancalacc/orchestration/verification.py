@@ -16,7 +16,7 @@ from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
 
 from nancalacc.config import WPS_CONN_ID, Settings
 from nancalacc.errors import NancalaccError, RefusedError
-from nancalacc.orchestration.runs import run_params
+from nancalacc.orchestration.runs import known_params, run_params
 from nancalacc.orchestration.saga_tasks import retry_arguments
 from nancalacc.orchestration.steps import ServicesOf
 from nancalacc.saga.definition import transaction_id_of
@@ -150,16 +150,20 @@ def reconcile(context: Any, *, services: ServicesOf, dingtalk_conn_id: str, wps_
     from nancalacc.orchestration.hooks import open_database
     from nancalacc.sync.repair import repair
 
-    params = run_params(context)
-    unknown = set(params) - {"wps_conn_id", "repair"}
-    if unknown:
-        raise RefusedError(f"Unknown parameter {min(unknown)!r}: this DAG has wps_conn_id, repair")
-    if params.get("wps_conn_id") not in {None, wps_conn_id}:
+    params = known_params(context, "wps_conn_id", "repair")
+    built = services(context)
+    asked = params.get("wps_conn_id")
+    companies = [wps for _, wps in built.settings.companies]
+    if asked is not None and asked not in companies:
+        raise RefusedError(
+            f"Parameter 'wps_conn_id' {asked!r} is no WPS connection of NANCALACC_COMPANIES:"
+            f" {', '.join(companies)}"
+        )
+    if asked not in {None, wps_conn_id}:
         raise AirflowSkipException("Only another company was asked for")
     if not isinstance(params.get("repair", False), bool):
         raise RefusedError(f"Parameter 'repair' must be true or false, not {params['repair']!r}")
     run = context["dag_run"]
-    built = services(context)
     with open_database() as database:
         seen = look(database, built, Subject(wps_conn_id, run.dag_id, run.run_id), seconds=RECONCILE_SECONDS)
         if params.get("repair") and seen.verdict in {Verdict.DRIFTED, Verdict.STOPPED}:
