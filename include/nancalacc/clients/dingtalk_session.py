@@ -127,7 +127,7 @@ class DingTalkSession:
             raise
         except RateLimitedError as error:
             self.throttled += 1
-            self._limiter.pause(call.path, min(error.retry_after, LONGEST_PAUSE_SECONDS))
+            self._limiter.throttled(call.path, min(error.retry_after, LONGEST_PAUSE_SECONDS))
             raise
 
 
@@ -144,11 +144,13 @@ def _is_enough(state: RetryCallState) -> bool:
 
 
 def _pause(state: RetryCallState) -> float:
-    """Seconds to the next try; the limiter itself holds back for the pause DingTalk asks for."""
-    error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, RateLimitedError) and state.attempt_number <= 2:
-        return 0.0
-    return BACK_OFF(state)
+    """Seconds to the next try.
+
+    A throttled call goes back into the limiter's queue, which holds it back for the pause DingTalk
+    asks for: waiting outside it would let newer calls pass it again and again.
+    """
+    throttled = state.outcome is not None and isinstance(state.outcome.exception(), RateLimitedError)
+    return 0.0 if throttled else BACK_OFF(state)
 
 
 def _log_pause(call: Call, state: RetryCallState) -> None:

@@ -15,6 +15,10 @@ SLACK_SECONDS = 0.01
 """Added to every window, for clocks that are not quite as fast as ours."""
 LONGEST_WAY_SECONDS = 0.06
 """How long after being sent a call may still be on its way; longer would cost too much of the rate."""
+LOWERED_TO = 0.75
+"""What is left of a path's rate when the other side says that it is too high."""
+RISE_SECONDS = 20.0
+"""After so long without that, the rate rises by a tenth, up to what is permitted."""
 
 
 @dataclass(slots=True)
@@ -31,12 +35,17 @@ class _Call:
 
 
 class _Lane:
-    """The calls of one path; whoever holds the lock is the next to go."""
+    """The calls of one path; whoever holds the lock is the next to go.
 
-    def __init__(self) -> None:
+    `most` calls may be in a window, 0 is no limit; `changed_at` is when it was last lowered or raised.
+    """
+
+    def __init__(self, most: int) -> None:
         self.turn = asyncio.Lock()
         self.calls: deque[_Call] = deque()
         self.paused_until = 0.0
+        self.most = most
+        self.changed_at = 0.0
 
 
 class RateLimiter:
@@ -46,6 +55,9 @@ class RateLimiter:
     of a path reach the other side in any second. The window of a call starts when the call must have
     arrived, not when it was sent: the first calls of a session open connections and travel longer than
     the next ones, which a strict server would count within the same second.
+
+    Where the other side permits less (others may use up the same quota), the rate of the path falls
+    with every `throttled`, and rises again by and by.
     """
 
     def __init__(
@@ -68,25 +80,35 @@ class RateLimiter:
 
         Raises RateLimitedError at once while all paths are blocked.
         """
-        lane = self._lanes.setdefault(path, _Lane())
+        lane = self._lane(path)
         async with lane.turn:
             await self._wait_for_room(lane)
             call = _Call(sent_at=self._clock())
-            if self._most:
-                lane.calls.append(call)
+            lane.calls.append(call)
         try:
             yield
         finally:
             call.answered_at = self._clock()
 
-    def pause(self, path: str, seconds: float) -> None:
-        """Send nothing more to `path` for `seconds`; a longer pause in force stays."""
-        lane = self._lanes.setdefault(path, _Lane())
-        lane.paused_until = max(lane.paused_until, self._clock() + seconds)
+    def throttled(self, path: str, seconds: float) -> None:
+        """The other side has refused a call of `path` as one too many.
+
+        Nothing more is sent to it for `seconds` (a longer pause in force stays), and fewer calls after
+        that; of the many refusals of one window only the first lowers the rate.
+        """
+        lane, now = self._lane(path), self._clock()
+        lane.paused_until = max(lane.paused_until, now + seconds)
+        if now < lane.changed_at + self._window:
+            return
+        lane.changed_at = now
+        lane.most = max(1, int((lane.most or len(lane.calls)) * LOWERED_TO))
 
     def block(self, seconds: float) -> None:
         """Refuse calls of all paths for `seconds`: the other side blocks our address."""
         self._blocked_until = max(self._blocked_until, self._clock() + seconds)
+
+    def _lane(self, path: str) -> _Lane:
+        return self._lanes.setdefault(path, _Lane(self._most))
 
     async def _wait_for_room(self, lane: _Lane) -> None:
         while (seconds := self._seconds_to_wait(lane)) > 0:
@@ -104,9 +126,17 @@ class RateLimiter:
             return lane.paused_until - now
         while lane.calls and lane.calls[0].leaves_at(self._window) <= now:
             lane.calls.popleft()
-        if not self._most or len(lane.calls) < self._most:
+        self._raise(lane, now)
+        if not lane.most or len(lane.calls) < lane.most:
             return 0.0
-        oldest = lane.calls[0]
+        oldest = lane.calls[-lane.most]
         # An answer that is still to come can only bring the moment forward to this.
         earliest = oldest.sent_at + self._window
         return (earliest if now < earliest else oldest.leaves_at(self._window)) - now
+
+    def _raise(self, lane: _Lane, now: float) -> None:
+        if lane.most != self._most and now >= lane.changed_at + RISE_SECONDS:
+            lane.changed_at = now
+            lane.most += max(1, lane.most // 10)
+            if self._most:
+                lane.most = min(lane.most, self._most)

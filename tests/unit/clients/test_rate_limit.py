@@ -4,7 +4,7 @@ import asyncio
 import random
 import selectors
 from collections.abc import Callable, Coroutine
-from itertools import pairwise
+from itertools import count, pairwise
 
 import pytest
 
@@ -129,8 +129,8 @@ def test_calls_go_in_the_order_in_which_they_came():
 def test_a_pause_holds_back_its_path_only(rate):
     async def main() -> tuple[float, float]:
         limit = limiter(rate)
-        limit.pause("path", 3)
-        limit.pause("path", 1)
+        limit.throttled("path", 3)
+        limit.throttled("path", 1)
         start = now()
         async with limit.slot("other"):
             other = now() - start
@@ -150,10 +150,76 @@ def test_a_pause_also_holds_back_who_waits_already():
             pass
         waiting = asyncio.create_task(arrivals_of(limit, calls=1, travel=TRAVELS["at once"]))
         await asyncio.sleep(0.5)
-        limit.pause("path", 5)
+        limit.throttled("path", 5)
         return (await waiting)[0] - start
 
     assert run(main) == pytest.approx(5.5)
+
+
+class StrictServer:
+    """Refuses what is more than so many calls in any second, refused ones included."""
+
+    def __init__(self, permitted: int) -> None:
+        self.permitted = permitted
+        self.arrivals: list[float] = []
+
+    def accepts(self) -> bool:
+        self.arrivals.append(now())
+        return sum(each > now() - 1 for each in self.arrivals[-1000:]) <= self.permitted
+
+
+@pytest.mark.parametrize("rate", [0, 15, 60])
+@pytest.mark.parametrize("permitted", [1, 2, 5, 10])
+def test_a_server_that_permits_less_is_adapted_to_and_no_call_starves(rate, permitted):
+    calls = 20 * permitted + 40
+
+    async def main() -> tuple[int, float]:
+        limit, server, start = limiter(rate), StrictServer(permitted), now()
+        most_tries = 0
+
+        async def call() -> None:
+            nonlocal most_tries
+            for tries in count(1):
+                most_tries = max(tries, most_tries)
+                async with limit.slot("path"):
+                    await asyncio.sleep(0.01)
+                    accepted = server.accepts()
+                if accepted:
+                    return
+                limit.throttled("path", 1.0)
+
+        numbers = iter(range(calls))
+
+        async def caller() -> None:
+            for _ in numbers:
+                await call()
+
+        await asyncio.gather(*(caller() for _ in range(24)))
+        return most_tries, now() - start
+
+    most_tries, seconds = run(main)
+    assert most_tries <= 12
+    assert seconds <= 60 + 3 * calls / permitted
+
+
+def test_a_rate_that_was_lowered_rises_again_to_what_is_configured():
+    async def main() -> tuple[list[float], list[float]]:
+        limit = limiter(10)
+        for _ in range(5):
+            limit.throttled("path", 0)
+            await asyncio.sleep(2)
+        await asyncio.sleep(3)
+        slow = await arrivals_of(limit, calls=10, travel=TRAVELS["at once"])
+        for _ in range(10):
+            await asyncio.sleep(21)
+            async with limit.slot("path"):
+                pass
+        await asyncio.sleep(2)
+        return slow, await arrivals_of(limit, calls=40, travel=TRAVELS["at once"])
+
+    slow, fast = run(main)
+    assert most_within_a_second(slow) == 1
+    assert most_within_a_second(fast) == 10
 
 
 def test_a_block_refuses_all_paths_until_it_is_over():
