@@ -120,18 +120,19 @@ class DingTalkClient:
         granted = payload.get("auth_org_scopes")
         if not isinstance(granted, dict):
             raise IncompleteAnswerError(f"{call}: the answer has no auth_org_scopes")
-        departments = _list(granted.get("authed_dept", []), name="authed_dept", call=call)
+        departments = _list(granted.get("authed_dept") or [], name="authed_dept", call=call)
         return Scopes(
             departments=tuple(_integer(item, name="authed_dept", call=call) for item in departments),
-            users=_texts(granted.get("authed_user", []), name="authed_user", call=call),
-            user_fields=_texts(payload.get("auth_user_field", []), name="auth_user_field", call=call),
-            conditions=_texts(payload.get("condition_field", []), name="condition_field", call=call),
+            users=_texts(granted.get("authed_user")),
+            user_fields=_texts(payload.get("auth_user_field")),
+            conditions=_texts(payload.get("condition_field")),
         )
 
     async def sub_departments(self, dept_id: int) -> list[Record]:
         """The departments right below one, without `order` [dt 2.1]; `dept_id` of each is an int."""
         call = self._call(LISTSUB_PATH, f"department {dept_id}")
-        items = _records(await self._result(call, {"dept_id": dept_id}), name="result", call=call)
+        payload = await self._session.get(call, {"dept_id": dept_id})
+        items = _records(payload, name="result", call=call)
         return [
             item | {"dept_id": _integer(item.get("dept_id"), name="dept_id", call=call)} for item in items
         ]
@@ -257,7 +258,7 @@ class DingTalkClient:
         call = self._call(USER_LIST_PATH, f"department {page.dept_id}, cursor {page.cursor}")
         body = {"dept_id": page.dept_id, "cursor": page.cursor, "size": PAGE_SIZE}
         result = _record(await self._result(call, body), call=call)
-        records = _records(result.get("list"), name="list", call=call)
+        records = _records(result, name="list", call=call)
         if not _flag(result.get("has_more"), name="has_more", call=call):
             return records, None
         if not records:
@@ -321,15 +322,17 @@ def _list(value: object, *, name: str, call: Call) -> list[Any]:
     return value
 
 
-def _records(value: object, *, name: str, call: Call) -> list[Record]:
-    items = _list(value, name=name, call=call)
+def _records(holder: Record, *, name: str, call: Call) -> list[Record]:
+    """The objects of a list, which is there; null is how some servers write an empty one."""
+    items = [] if holder.get(name, ...) is None else _list(holder.get(name), name=name, call=call)
     if not all(isinstance(item, dict) for item in items):
         raise IncompleteAnswerError(f"{call}: the list {name!r} holds something that is no object")
     return items
 
 
-def _texts(value: object, *, name: str, call: Call) -> tuple[str, ...]:
-    return tuple(str(item) for item in _list(value, name=name, call=call))
+def _texts(value: object) -> tuple[str, ...]:
+    """The items of a list that tells more, but nothing that is needed: none when it is no list."""
+    return tuple(map(str, value)) if isinstance(value, list) else ()
 
 
 def _integer(value: object, *, name: str, call: Call) -> int:

@@ -428,6 +428,23 @@ async def test_a_page_that_is_not_whole(scripted, result, message):
     assert "department 7" in str(caught.value)
 
 
+async def test_null_is_an_empty_list_of_people_or_departments(scripted):
+    client = scripted(lambda path, body: {"result": {"has_more": False, "list": None}})
+    assert await listed(client.members([1])) == [(1, [], True, False)]
+    assert await scripted(lambda path, body: {"result": None}).sub_departments(1) == []
+
+
+@pytest.mark.parametrize("nothing", [None, "", {}])
+async def test_what_the_scope_tells_besides_need_not_be_there(scripted, nothing):
+    answer = {
+        "auth_org_scopes": {"authed_dept": [1], "authed_user": nothing},
+        "auth_user_field": nothing,
+        "condition_field": nothing,
+    }
+    scopes = await scripted(lambda path, body: answer).scopes()
+    assert scopes == Scopes(departments=(1,), users=(), user_fields=(), conditions=())
+
+
 async def test_records_without_a_userid_are_passed_on(scripted):
     client = scripted(lambda path, body: {"result": {"has_more": "false", "list": [{"name": "甲"}]}})
 
