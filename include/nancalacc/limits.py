@@ -1,8 +1,7 @@
 """How much one sync may take away from people before somebody has to look.
 
-A limit has three numbers, written "200 5% 20": at most 200, and at most 5 % of what there is; but
-up to 20 are always allowed, so that percentages of a small number do not stop every sync. Of fewer
-than 60 that is a third of them, and never less than 5.
+A limit has three numbers, written "500 5% 20": at most 500, and at most 5 % of what there is; but
+up to 20 are always allowed, so that percentages of a small number do not stop every sync.
 """
 
 from __future__ import annotations
@@ -15,15 +14,13 @@ from types import MappingProxyType
 from nancalacc.errors import ConfigurationError
 
 FORM = re.compile(r"(?P<most>\d+)\s+(?P<percent>\d+(\.\d+)?)\s*%\s+(?P<least>\d+)")
-FEW = 5
-"""So many are no reason to stop, however few there are."""
 SUBTREE = "subtree_"
 """Before the name of a limit: the one for each department directly below the root."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """`most` at once, `percent` of what there is, but `least` in any case (less where there are few)."""
+    """`most` at once, `percent` of what there is, but `least` in any case."""
 
     most: int
     percent: float
@@ -33,8 +30,7 @@ class Limit:
         """How many of so many."""
         if self.percent >= 100:
             return self.most
-        least = min(self.least, max(FEW, of // 3))
-        return min(self.most, max(least, int(of * self.percent / 100)))
+        return min(self.most, max(self.least, int(of * self.percent / 100)))
 
     def __str__(self) -> str:
         return f"{self.most} {self.percent:g}% {self.least}"
@@ -44,21 +40,24 @@ UNLIMITED = Limit(most=10**9, percent=100, least=0)
 
 DEFAULTS: Mapping[str, Limit] = MappingProxyType(
     {
-        "users_removed": Limit(200, 5, 20),
-        "users_disabled": Limit(200, 5, 20),
-        "users_moved": Limit(500, 20, 20),
-        "departments_removed": Limit(20, 5, 20),
-        "departments_moved": Limit(50, 20, 20),
-        "memberships_removed": Limit(1000, 10, 50),
-        "subtree_users_removed": Limit(100, 30, 20),
-        "subtree_users_disabled": Limit(100, 30, 20),
-        "subtree_users_moved": Limit(500, 50, 50),
-        "subtree_departments_removed": Limit(20, 30, 20),
-        "subtree_departments_moved": Limit(50, 50, 20),
-        "subtree_memberships_removed": Limit(1000, 50, 50),
+        "users_removed": Limit(500, 5, 20),
+        "users_disabled": Limit(500, 5, 20),
+        "users_moved": Limit(2000, 30, 50),
+        "departments_removed": Limit(100, 5, 20),
+        "departments_moved": Limit(200, 30, 20),
+        "memberships_removed": Limit(2000, 10, 50),
+        "subtree_users_removed": Limit(300, 30, 50),
+        "subtree_users_disabled": Limit(300, 30, 50),
+        "subtree_users_moved": Limit(1000, 60, 100),
+        "subtree_departments_removed": Limit(50, 30, 20),
+        "subtree_departments_moved": Limit(100, 60, 20),
+        "subtree_memberships_removed": Limit(1000, 50, 100),
     }
 )
-"""Safe for a company of 50 (16 people may go at once) and of 50 000 (200, as in WPS itself)."""
+"""Safe for a company of 50 (20 people may go at once) and of 50 000 (500).
+
+A small department may be dissolved, and people move in larger numbers than they go.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +85,6 @@ def _parsed(text: str, *, where: str) -> Limit:
     found = FORM.fullmatch(text.strip())
     if found is None:
         raise ConfigurationError(
-            f"{where} must be 'none' or like '200 5% 20' (at most 200, at most 5 %, always 20), not {text!r}"
+            f"{where} must be 'none' or like '500 5% 20' (at most 500, at most 5 %, always 20), not {text!r}"
         )
     return Limit(int(found["most"]), percent=float(found["percent"]), least=int(found["least"]))

@@ -43,10 +43,7 @@ def settings(**extra: object) -> WpsSettings:
         (Limit(200, 5, 10), 220, 11),
         (Limit(200, 5, 10), 1000, 50),
         (Limit(200, 5, 10), 50_000, 200),
-        (Limit(200, 5, 20), 60, 20),
-        (Limit(200, 5, 20), 50, 16),
-        (Limit(200, 5, 20), 16, 5),
-        (Limit(200, 5, 20), 3, 5),
+        (Limit(200, 5, 20), 3, 20),
         (Limit(3, 100, 10), 50, 3),
         (Limit(0, 0, 0), 50, 0),
     ],
@@ -55,10 +52,19 @@ def test_a_limit_is_a_number_and_a_percentage_with_a_few_always_allowed(limit, o
     assert limit.allowed(of) == allowed
 
 
-@pytest.mark.parametrize("people", [50, 50_000])
-def test_by_default_nobody_loses_more_than_a_third_of_a_company_nor_than_wps_would_delete(people):
-    allowed = DEFAULTS["users_removed"].allowed(people)
-    assert allowed <= min(200, people // 3)
+@pytest.mark.parametrize("people, allowed", [(10, 20), (50, 20), (1000, 50), (10_000, 500), (50_000, 500)])
+def test_by_default_twenty_people_or_a_twentieth_may_go_at_once(people, allowed):
+    assert DEFAULTS["users_removed"].allowed(people) == allowed
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_by_default_a_small_department_may_be_dissolved_or_moved_whole(name):
+    assert DEFAULTS[f"subtree_{name}"].allowed(20) >= 20
+
+
+@pytest.mark.parametrize("name", ["users_removed", "departments_removed"])
+def test_no_default_stops_less_than_what_the_whole_allows_in_a_company_of_a_thousand(name):
+    assert DEFAULTS[f"subtree_{name}"].allowed(0) >= min(50, DEFAULTS[name].allowed(400))
 
 
 @pytest.mark.parametrize("name", NAMES)

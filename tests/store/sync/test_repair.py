@@ -101,7 +101,7 @@ def test_a_repair_never_removes_more_than_a_full_sync_may(sync, sandbox, organis
     sandbox.directory.users.update(people)
     before = sync.rows("SELECT * FROM known_users ORDER BY uid")
     done = mend(sync)
-    assert "25 users are only in WPS, the limit is 10" in done.refused
+    assert "25 users are only in WPS, the limit is 20" in done.refused
     assert "allow_mass_delete" in done.refused
     assert batches.count("pending") == 0
     assert sync.rows("SELECT * FROM known_users ORDER BY uid") == before
