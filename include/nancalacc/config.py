@@ -159,6 +159,7 @@ class DingTalkSettings:
     user_details: bool = True
     callback_token: str = field(default="", repr=False)
     callback_aes_secret: str = field(default="", repr=False)
+    callback_owner_key: str = ""
 
     EXTRA: ClassVar = frozenset(
         {
@@ -168,6 +169,7 @@ class DingTalkSettings:
             "user_details",
             "callback_token",
             "callback_aes_secret",
+            "callback_owner_key",
         }
     )
 
@@ -175,7 +177,8 @@ class DingTalkSettings:
     def of(cls, connection: ConnectionInfo) -> DingTalkSettings:
         """Read and check a connection; raises ConfigurationError naming what is wrong.
 
-        `calls_per_second` 0 means no limit of our own.
+        `calls_per_second` 0 means no limit of our own; `callback_owner_key` is the app key unless said
+        otherwise: callbacks registered by API name the corpId [dt 6].
         """
         app_key, app_secret = connection.credentials()
         base_url = connection.base_url
@@ -192,6 +195,7 @@ class DingTalkSettings:
             user_details=connection.flag("user_details", default=True),
             callback_token=connection.text("callback_token", ""),
             callback_aes_secret=connection.text("callback_aes_secret", ""),
+            callback_owner_key=connection.text("callback_owner_key", app_key),
         )
 
 

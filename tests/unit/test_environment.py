@@ -147,3 +147,8 @@ def test_a_base_url_may_come_in_parts(host, port, schema, url):
 def test_what_an_extra_has_besides_is_told():
     connection = ConnectionInfo("d", extra={"calls_per_secnd": 5, "root_dept_id": 1, "timeout": 3})
     assert connection.unknown_extra(DingTalkSettings) == ["calls_per_secnd", "timeout"]
+
+
+def test_callbacks_name_the_app_as_owner_unless_said_otherwise():
+    assert dingtalk().callback_owner_key == "key"
+    assert dingtalk(callback_owner_key="ding-corp").callback_owner_key == "ding-corp"

@@ -98,7 +98,7 @@ class CallbackCrypto:
         if not hmac.compare_digest(plain[start + length :], self._owner_key):
             raise BadCallbackError(
                 "The message is for another owner key: login of the connection must be the app key of the app"
-                " that sends the callback"
+                " that sends the callback, or extra 'callback_owner_key' the corpId"
             )
         return plain[start : start + length]
 

@@ -71,7 +71,7 @@ class Receivers:
                 crypto = CallbackCrypto(
                     token=settings.callback_token,
                     aes_secret=settings.callback_aes_secret,
-                    owner_key=settings.app_key,
+                    owner_key=settings.callback_owner_key,
                 )
             except ConfigurationError as error:
                 log.warning("No callbacks for connection %s: %s", company.dingtalk_conn_id, error)
