@@ -274,11 +274,12 @@ class TaskRecords(BaseModel):
 
 
 class Person(BaseModel):
-    """Who is signed in, and the DAGs they may start or change."""
+    """Who is signed in, the DAGs they may change or start, and whether they may decide about dead events."""
 
     name: str
     editable_dags: list[str]
     full_sync_dags: list[str]
+    decides_events: bool
 
 
 class ActionRequest(BaseModel):

@@ -48,7 +48,7 @@ export function inboxView(main, state, go, { me }) {
 }
 
 function row(event, { me, refresh, go }) {
-  const may = event.status === "dead" && me()?.editable_dags.length > 0;
+  const may = event.status === "dead" && me()?.decides_events;
   const act = (action) => () =>
     ask({
       title: `${t(action)}: ${event.event_type}`,

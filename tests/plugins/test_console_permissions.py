@@ -1,0 +1,124 @@
+"""Which right of Airflow opens what: for every action exactly one, offered and enforced alike."""
+
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+from fastapi import FastAPI
+
+from console_rows import Rows
+from plugins.conftest import Airflow, Right, Rights
+from plugins.test_console_actions import body
+
+OWN = "full_sync__wps_b"
+SIGHT: Right = ("GET", DagAccessEntity.RUN, OWN)
+NEEDED: dict[str, Right] = {
+    "/sagas/{transaction_id}/retry": ("PUT", DagAccessEntity.TASK_INSTANCE, OWN),
+    "/sagas/{transaction_id}/skip": ("PUT", DagAccessEntity.TASK_INSTANCE, OWN),
+    "/sagas/{transaction_id}/cancel": ("PUT", DagAccessEntity.RUN, OWN),
+    "/sagas/{transaction_id}/recover": ("POST", DagAccessEntity.RUN, "saga_recovery"),
+    "/sagas/{transaction_id}/undo": ("POST", DagAccessEntity.RUN, "undo_sync"),
+    "/full-syncs": ("POST", DagAccessEntity.RUN, "full_sync"),
+    "/inbox/{event_id}/retry": ("PUT", DagAccessEntity.RUN, "incremental_sync"),
+    "/inbox/{event_id}/drop": ("PUT", DagAccessEntity.RUN, "incremental_sync"),
+}
+
+
+async def act(client: httpx.AsyncClient, path: str, *, saga: str, event: int) -> httpx.Response:
+    sent = body(**({"step": "save_users"} if path.endswith("/skip") else {}))
+    return await client.post(path.format(transaction_id=saga, event_id=event), json=sent)
+
+
+async def test_every_action_needs_one_right_and_nothing_else(
+    app: FastAPI, client: httpx.AsyncClient, rows: Rows, rights: Rights, airflow_app: Airflow
+):
+    assert {path for path, does in app.openapi()["paths"].items() if "post" in does} == set(NEEDED)
+    saga, event = rows.saga("r1", dag_id=OWN), rows.inbox_event("e1")
+    for path, needed in NEEDED.items():
+        rights.denied = {needed}
+        refused = await act(client, path, saga=saga, event=event)
+        assert (refused.status_code, needed[2] in refused.json()["detail"]) == (403, True), path
+    assert airflow_app.calls == []
+    rights.denied = set()
+    for path, needed in NEEDED.items():
+        rights.only = {SIGHT, needed}
+        answer = await act(client, path, saga=saga, event=event)
+        # There is no DAG and no run: what comes behind the permission refuses.
+        assert answer.status_code in {200, 409}, (path, answer.text)
+
+
+@pytest.mark.parametrize(
+    "saga, can",
+    [
+        ({"status": "in_progress", "done": 3}, {"retry", "skip", "cancel", "recover"}),
+        ({"status": "compensated", "done": 3, "failed": "save_users"}, {"retry"}),
+        ({"status": "completed"}, {"undo"}),
+    ],
+    ids=["open", "compensated", "completed"],
+)
+async def test_an_action_is_offered_to_whoever_has_its_right(
+    client: httpx.AsyncClient, rows: Rows, rights: Rights, saga: dict[str, Any], can: set[str]
+):
+    transaction_id = rows.saga("r1", dag_id=OWN, **saga)
+
+    async def offered() -> dict[str, Any]:
+        actions = (await client.get(f"/sagas/{transaction_id}")).json()["actions"]
+        return {each["action"]: each for each in actions}
+
+    needed = {action: NEEDED[f"/sagas/{{transaction_id}}/{action}"] for action in await offered()}
+    for right in set(needed.values()):
+        rights.only = {SIGHT, right}
+        found = await offered()
+        allowed = {action for action, each in found.items() if each["allowed"]}
+        assert allowed == {action for action in can if needed[action] == right}
+        for action in can - allowed:
+            assert found[action]["reason"] == f"You may not do this to {needed[action][2]} in Airflow"
+
+
+async def test_the_page_is_told_who_may_start_a_sync_and_decide_about_events(
+    client: httpx.AsyncClient, rights: Rights
+):
+    sight: Right = ("GET", DagAccessEntity.RUN, "full_sync")
+    for right, starts, decides in (
+        (NEEDED["/full-syncs"], ["full_sync"], False),
+        (NEEDED["/inbox/{event_id}/retry"], [], True),
+        (("PUT", DagAccessEntity.TASK_INSTANCE, "full_sync"), [], False),
+    ):
+        rights.only = {sight, right}
+        me = (await client.get("/me")).json()
+        assert (me["full_sync_dags"], me["decides_events"]) == (starts, decides)
+
+
+async def test_without_any_right_no_operation_answers(
+    app: FastAPI, client: httpx.AsyncClient, rows: Rows, rights: Rights, airflow_app: Airflow
+):
+    saga, event = rows.saga("r1", task_id="20260101000000"), rows.inbox_event("e1")
+    rights.methods = set()
+    tried = 0
+    for path, operations in app.openapi()["paths"].items():
+        if path == "/health":
+            continue
+        # That there is a saga is not for them to know.
+        expected = {404} if "{transaction_id}" in path else {403}
+        if path == "/metrics":
+            expected = {403}
+        filled = path.format(transaction_id=saga, event_id=event, name="20260101000000")
+        for method in operations:
+            sent = body(**({"step": "save_users"} if path.endswith("/skip") else {}))
+            answer = await client.request(method, filled, **({"json": sent} if method == "post" else {}))
+            assert answer.status_code in expected, (method, path, answer.text)
+            assert "tenant-1" not in answer.text
+            tried += 1
+    assert tried > 22
+    assert airflow_app.calls == []
+
+
+async def test_a_saga_that_is_not_there_and_one_that_is_hidden_are_told_apart_by_nobody(
+    client: httpx.AsyncClient, rows: Rows, rights: Rights
+):
+    saga, none = rows.saga("r1"), str(uuid4())
+    rights.hidden_dags = {"full_sync"}
+    hidden, missing = [await client.get(f"/sagas/{each}") for each in (saga, none)]
+    assert hidden.json()["detail"].replace(saga, none) == missing.json()["detail"]
