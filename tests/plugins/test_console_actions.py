@@ -225,15 +225,24 @@ async def test_a_full_sync_whose_record_was_lost_is_recorded_when_it_is_asked_fo
 
 async def test_dead_events_are_tried_again_or_dropped(client: httpx.AsyncClient, rows: Rows):
     first, second = rows.inbox_event("e1"), rows.inbox_event("e2")
-    answer = await client.post(f"/inbox/{first}/retry", json=body())
+    same = body()
+    answer = await client.post(f"/inbox/{first}/retry", json=same)
     assert answer.json()["event"]["status"] == "pending"
     assert answer.json()["event"]["attempts"] == 0
-    assert "ann" in answer.json()["event"]["error"]
+    [done] = answer.json()["event"]["actions"]
+    assert (done["action"], done["user"], done["reason"]) == ("retry", "ann", "asked for by the tests")
+    assert (done["request_id"], done["error"]) == (same["request_id"], "60011: no access")
+    assert done["at"].endswith("Z")
     assert (await client.post(f"/inbox/{first}/retry", json=body())).json()["changed"] is False
+    rows.execute("UPDATE dingtalk_events SET status = 'dead', error = 'again' WHERE id = %s", first)
+    again = (await client.post(f"/inbox/{first}/retry", json=same)).json()
+    assert (again["changed"], again["event"]["status"]) == (False, "dead"), "that request was carried out"
+    assert (await client.get("/inbox", params={"status": "dead"})).json()["items"][-1]["actions"] == [done]
     answer = await client.post(f"/inbox/{second}/drop", json=body())
     assert answer.json()["event"]["status"] == "done"
     assert (await client.post(f"/inbox/{second}/drop", json=body())).json()["changed"] is False
-    refused = await client.post(f"/inbox/{first}/drop", json=body())
+    third = rows.inbox_event("e3", status="pending")
+    refused = await client.post(f"/inbox/{third}/drop", json=body())
     assert refused.status_code == 409
     assert (await client.post("/inbox/999999/retry", json=body())).status_code == 404
 

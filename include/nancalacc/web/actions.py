@@ -21,6 +21,7 @@ from nancalacc.saga.definition import SagaDefinition, transaction_id_of
 from nancalacc.saga.records import SagaRecord, StepRecord
 from nancalacc.saga.state import EventType, StepStatus
 from nancalacc.store.tables import saga_events
+from nancalacc.sync.dead_events import Decision
 from nancalacc.web import airflow_links, permissions, schemas
 from nancalacc.web.access import Access, BaseUser
 from nancalacc.web.airflow_calls import FINISHED, AirflowCalls, AirflowRefusedError
@@ -107,14 +108,16 @@ class Actions:
         *,
         event_id: int,
         decide: Decide,
-        done: str,
         body: ActionRequest,
     ) -> schemas.InboxActionResult:
-        """Decide about a dead event; what was `done`, by whom and why, stays with it."""
-        note = f"{done} by {user.get_name()}: {body.reason}"
+        """Decide about a dead event; by whom and why is recorded with it."""
         await self._require(request, user, permissions.DECIDE_EVENTS)
+        request_id = None if body.request_id is None else str(body.request_id)
+        decision = Decision(user=user.get_name(), reason=body.reason, request_id=request_id)
         try:
-            row, changed = await self._desk.read(lambda connection: decide(connection, event_id, note=note))
+            row, changed = await self._desk.read(
+                lambda connection: decide(connection, event_id, decision=decision)
+            )
         except LookupError as error:
             raise HTTPException(404, str(error)) from None
         return schemas.InboxActionResult(event=schemas.InboxEvent.model_validate(row), changed=changed)

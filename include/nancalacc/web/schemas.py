@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -224,8 +224,19 @@ class HealthDetails(BaseModel):
     now: Moment
 
 
+class EventAction(Model):
+    """What somebody did about an event when it was dead; `error`: of what it had died."""
+
+    action: Literal["retry", "drop"]
+    user: str
+    reason: str
+    request_id: str | None
+    error: str | None
+    at: Moment
+
+
 class InboxEvent(Model):
-    """An event of DingTalk: its type, its objects' ids, its fate."""
+    """An event of DingTalk: its type, its objects' ids, its fate, and what people did about it."""
 
     id: int
     dingtalk_conn_id: str
@@ -241,6 +252,7 @@ class InboxEvent(Model):
     received_at: Moment
     next_attempt_at: Moment
     handled_at: Moment | None
+    actions: list[EventAction]
 
 
 class InboxPage(BaseModel):

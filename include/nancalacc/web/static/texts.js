@@ -101,6 +101,8 @@ const WORDS = {
   drifted: ["differs", "有差异"],
   stopped: ["stopped by its thresholds", "被其阈值停止"],
   pending: ["not applied yet", "尚未应用"],
+  event_retry: ["Retried by {user}: {reason}", "{user} 已重试：{reason}"],
+  event_drop: ["Dropped by {user}: {reason}", "{user} 已丢弃：{reason}"],
   restoredObjects: ["Brought back", "已恢复"],
   leftAlone: ["Left alone", "保持不变"],
   recoverText: ["Has saga_recovery finish a saga whose run has ended or is gone.", "由 saga_recovery 完成运行已结束或已不存在的 Saga。"],
