@@ -115,6 +115,51 @@ async def test_without_any_right_no_operation_answers(
     assert airflow_app.calls == []
 
 
+async def test_what_is_of_hidden_dags_shows_nowhere(client: httpx.AsyncClient, rows: Rows, rights: Rights):
+    mine = rows.saga("mine", task_id="20260101000001")
+    rows.saga("theirs", dag_id=OWN, company="tenant-b", task_id="20260101000002")
+    for title in ("20260101000001", "20260101000002", "20260101000003"):
+        rows.execute("INSERT INTO task (title, status, creator_id) VALUES (%s, 'completed', 1)", title)
+    rows.conflict("name", "300", saga=mine)
+    rows.conflict("email", "u1", saga=rows.made[1])
+    rows.conflict("mobile", "u2", company="tenant-b", saga=rows.made[1])
+    waiting, claimed = rows.inbox_event("e1", status="pending"), rows.inbox_event("e2", status="claimed")
+    batch = rows.saga("batch", dag_id="incremental_sync__b", company="tenant-b")
+    rows.execute("UPDATE dingtalk_events SET transaction_id = %s WHERE id = %s", batch, claimed)
+
+    async def seen() -> dict[str, Any]:
+        conflicts = (await client.get("/conflicts")).json()
+        inbox = (await client.get("/inbox")).json()
+        tasks = (await client.get("/tasks")).json()
+        assert sum(conflicts["counts"].values()) == len(conflicts["items"])
+        assert sum(inbox["counts"].values()) == len(inbox["items"])
+        return {
+            "conflicts": {each["key"]: each["transaction_id"] for each in conflicts["items"]},
+            "inbox": {each["id"] for each in inbox["items"]},
+            "tasks": {each["title"][-1] for each in tasks["items"]},
+        }
+
+    assert await seen() == {
+        "conflicts": {"300": mine, "u1": rows.made[1], "u2": rows.made[1]},
+        "inbox": {waiting, claimed},
+        "tasks": {"1", "2", "3"},
+    }
+    rights.hidden_dags = {OWN, "incremental_sync__b"}
+    # The conflict is one of a company whose syncs they see; which of the others found it they do not.
+    assert await seen() == {
+        "conflicts": {"300": mine, "u1": None},
+        "inbox": {waiting},
+        "tasks": {"1", "3"},
+    }
+    assert (await client.get("/tasks/20260101000002")).status_code == 404
+    rights.hidden_dags.add("incremental_sync")
+    assert (await seen())["inbox"] == set()
+    rights.hidden_dags = {"full_sync", "incremental_sync__b", "incremental_sync"}
+    assert await seen() == {"conflicts": {"u2": rows.made[1]}, "inbox": set(), "tasks": {"2", "3"}}
+    rights.hidden_dags = {"incremental_sync", "full_sync", OWN}
+    assert (await seen())["inbox"] == {claimed}
+
+
 async def test_a_saga_that_is_not_there_and_one_that_is_hidden_are_told_apart_by_nobody(
     client: httpx.AsyncClient, rows: Rows, rights: Rights
 ):
