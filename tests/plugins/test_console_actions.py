@@ -1,6 +1,7 @@
 """What the console can do: permitted, justified, recorded, once, and only where it makes sense."""
 
 import asyncio
+import json
 import uuid
 from typing import Any
 
@@ -9,6 +10,9 @@ import pytest
 from fastapi import FastAPI
 
 from console_rows import Rows
+from nancalacc.saga.definition import SagaDefinition
+from nancalacc.sync.full import FULL_SYNC
+from nancalacc.sync.incremental import INCREMENTAL_SYNC
 from nancalacc.web.access import get_user
 from plugins.conftest import Airflow, Rights
 
@@ -155,13 +159,45 @@ async def test_a_step_nobody_needs_can_be_skipped_also_twice(
     assert reason == "ann: asked for by the tests"
 
 
+@pytest.mark.parametrize(
+    "definition, skippable",
+    [
+        (FULL_SYNC, {"save_company_config", "update_task_status"}),
+        (INCREMENTAL_SYNC, {"update_event_status"}),
+    ],
+    ids=["full_sync", "incremental_sync"],
+)
+async def test_every_other_step_is_needed_and_cannot_be_skipped(
+    client: httpx.AsyncClient,
+    rows: Rows,
+    ended: Airflow,
+    definition: SagaDefinition,
+    skippable: set[str],
+):
+    transaction_id = rows.saga("r1", status="in_progress", done=0, definition=definition)
+    answers = {
+        step.name: await client.post(f"/sagas/{transaction_id}/skip", json=body(step=step.name))
+        for step in definition
+    }
+    assert {step for step, answer in answers.items() if answer.status_code == 200} == skippable
+    refused = [answer for step, answer in answers.items() if step not in skippable]
+    assert {answer.status_code for answer in refused} == {409}
+    assert all("may not be skipped" in answer.json()["detail"] for answer in refused)
+    assert {event["action"] for event in actions_of(rows, transaction_id)} == {"skip"}
+    assert len(actions_of(rows, transaction_id)) == len(skippable)
+
+
 async def test_a_cancelled_saga_is_undone_and_its_run_ended(
     client: httpx.AsyncClient, rows: Rows, airflow_app: Airflow
 ):
     airflow_app.answers = {("GET", RUN): (200, {"state": "running"}), ("PATCH", RUN): (200, {})}
     transaction_id = rows.saga("r1", status="in_progress", done=3)
-    answer = await client.post(f"/sagas/{transaction_id}/cancel", json=body())
+    same = body()
+    answer = await client.post(f"/sagas/{transaction_id}/cancel", json=same)
     assert answer.status_code == 200, answer.text
+    again = await client.post(f"/sagas/{transaction_id}/cancel", json=same)
+    assert again.json() == answer.json() | {"changed": False}
+    assert [method for method, _, _ in airflow_app.calls].count("PATCH") == 1
     assert (
         rows.value("SELECT status FROM saga_transactions WHERE transaction_id = %s", transaction_id)
         == "cancelled"
@@ -177,9 +213,14 @@ async def test_recovery_is_started_for_a_saga_whose_run_is_gone(
 ):
     airflow_app.answers = {("POST", "/dags/saga_recovery/dagRuns"): (200, {})}
     transaction_id = rows.saga("r1", status="in_progress", done=3)
-    answer = await client.post(f"/sagas/{transaction_id}/recover", json=body())
+    same = body()
+    answer = await client.post(f"/sagas/{transaction_id}/recover", json=same)
     assert answer.status_code == 200, answer.text
     assert airflow_app.calls[-1][2]["conf"] == {"transaction_id": transaction_id}
+    called = len(airflow_app.calls)
+    again = await client.post(f"/sagas/{transaction_id}/recover", json=same)
+    assert again.json() == answer.json() | {"changed": False}
+    assert (len(airflow_app.calls), len(actions_of(rows, transaction_id))) == (called, 1)
     airflow_app.answers = {}
     answer = await client.post(f"/sagas/{transaction_id}/recover", json=body())
     assert answer.status_code == 409
@@ -306,14 +347,28 @@ async def test_without_a_login_nothing_is_answered(app: FastAPI, client: httpx.A
     ],
 )
 async def test_another_sites_page_cannot_act_with_a_persons_cookie(
-    client: httpx.AsyncClient, failed: str, ended: Airflow, headers: dict[str, str], status: int
+    app: FastAPI,
+    client: httpx.AsyncClient,
+    rows: Rows,
+    failed: str,
+    ended: Airflow,
+    headers: dict[str, str],
+    status: int,
 ):
-    import json
-
+    event = rows.inbox_event("e1")
     sent = {"content-type": "application/json", **headers}
-    answer = await client.post(f"/sagas/{failed}/retry", content=json.dumps(body()), headers=sent)
-    assert answer.status_code == status
+    paths = [path for path, operations in app.openapi()["paths"].items() if "post" in operations]
+    for path in sorted(paths):
+        content = json.dumps(body(**({"step": "save_users"} if path.endswith("/skip") else {})))
+        filled = path.format(transaction_id=failed, event_id=event)
+        answer = await client.post(filled, content=content, headers=sent)
+        # What is let in may still be refused by the state of things.
+        allowed = {200, 409} if status == 200 else {status}
+        assert answer.status_code in allowed, (path, answer.text)
+    assert len(paths) == 8
     assert (CLEAR in [path for _, path, _ in ended.calls]) is (status == 200)
+    assert bool(actions_of(rows, failed)) is (status == 200)
+    assert (rows.value("SELECT status FROM dingtalk_events") != "dead") is (status == 200)
 
 
 @pytest.mark.parametrize(
