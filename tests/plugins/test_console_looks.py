@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import nancalacc.web
+from nancalacc.orchestration.registry import NAMES
 
 STATIC = Path(nancalacc.web.__file__).parent / "static"
 THEMES = {"light": ":root {", "dark": ':root[data-theme="dark"] {'}
@@ -68,6 +69,7 @@ def test_every_word_of_the_page_is_there_once_and_used():
     scripts = "".join(path.read_text() for path in STATIC.rglob("*.js") if path.name != "texts.js")
     asked = set(re.findall(r'\bt\("(\w+)"', scripts))
     assert asked <= words
+    assert set(NAMES) <= words, "every saga has a name"
     families = tuple(re.findall(r"\bt\(`(\w+)\$\{", scripts))
     unused = {
         word

@@ -45,7 +45,7 @@ export function listView(main, state, go) {
       "div",
       { class: "filters" },
       search,
-      select(t("definition"), state.definition ?? "", { "": t("all"), full_sync: t("full_sync"), incremental_sync: t("incremental_sync") }, (value) => go({ ...state, definition: value || null })),
+      select(t("definition"), state.definition ?? "", { "": t("all"), full_sync: t("full_sync"), incremental_sync: t("incremental_sync"), undo_sync: t("undo_sync") }, (value) => go({ ...state, definition: value || null })),
       select(t("period"), state.period ?? "", Object.fromEntries(Object.entries(PERIODS).map(([key, name]) => [key, t(name)])), (value) => go({ ...state, period: value || null })),
       company,
     ),

@@ -44,6 +44,7 @@ const WORDS = {
   dead: ["Dead", "死信"],
   full_sync: ["Full sync", "全量同步"],
   incremental_sync: ["Incremental sync", "增量同步"],
+  undo_sync: ["Undo of a sync", "撤回同步"],
   run: ["Run in Airflow", "在 Airflow 中查看"],
   log: ["Task and log", "任务与日志"],
   taskId: ["Task id", "任务号"],
