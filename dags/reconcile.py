@@ -3,8 +3,8 @@
 
 Reads WPS's directory back, for each company, and compares it with what the syncs have given to WPS:
 departments, people, memberships; ids, tree, names, accounts. The verdict, the counts and the
-differences are in the tables `verifications` and `verification_differences`, in the events of the
-newest full sync, and in the log. A difference does not fail the run.
+differences are on the console's page of the newest full sync, in the tables `verifications` and
+`verification_differences`, and in the log. A difference does not fail the run.
 
 | Trigger with config | |
 |---|---|

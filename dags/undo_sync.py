@@ -12,7 +12,7 @@ its own task id, plan, limits and approval. The former state comes from the snap
 | `allow_mass_delete` | publishes although the plan is beyond the limits; needed to undo a first sync |
 | `task_name`, `dingtalk_conn_id`, `wps_conn_id` | as for a full sync |
 
-What was changed after that sync is left alone and listed, in the table `undo_left` and in the events.
+What was changed after that sync is left alone and listed, with the reason, on the saga's page in the console.
 **The next full sync brings the state of DingTalk again**: remove the cause before it runs.
 """
 

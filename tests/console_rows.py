@@ -6,7 +6,7 @@ from typing import Any
 import psycopg
 from psycopg.types.json import Jsonb
 
-from nancalacc.saga.definition import transaction_id_of
+from nancalacc.saga.definition import SagaDefinition, transaction_id_of
 from nancalacc.sync.full import FULL_SYNC
 
 STEPS = [step.name for step in FULL_SYNC]
@@ -17,7 +17,6 @@ class Rows:
     """Writes rows into the tables of a nancalacc database."""
 
     url: str
-    dag_id: str = "full_sync"
     made: list[str] = field(default_factory=list)
 
     def execute(self, query: str, *values: Any) -> None:
@@ -43,9 +42,11 @@ class Rows:
         task_id: str | None = None,
         pivot: str | None = None,
         running: str | None = None,
+        definition: SagaDefinition = FULL_SYNC,
     ) -> str:
         """A saga whose first `done` steps are done; `failed` failed, and what was done is undone if so."""
-        dag = dag_id or self.dag_id
+        dag = dag_id or definition.name
+        steps = [step.name for step in definition]
         transaction_id = transaction_id_of(dag_id=dag, run_id=run_id)
         undone = status in {"compensated", "cancelled"}
         with psycopg.connect(self.url) as connection:
@@ -53,16 +54,17 @@ class Rows:
                 """
                 INSERT INTO saga_transactions (transaction_id, name, definition, dag_id, run_id, status,
                     epoch, progress, failed_step, error_message, third_company_id, task_id, params, end_time)
-                VALUES (%s, %s, 'full_sync', %s, %s, %s, 1, %s, %s, %s, %s, %s, '{}',
+                VALUES (%s, %s, %s, %s, %s, %s, 1, %s, %s, %s, %s, %s, '{}',
                     CASE WHEN %s THEN timezone('utc', now()) END)
                 """,
                 (
                     transaction_id,
                     name or f"{dag} {run_id}",
+                    definition.name,
                     dag,
                     run_id,
                     status,
-                    0 if undone else 100 * done // len(STEPS),
+                    0 if undone else 100 * done // len(steps),
                     failed,
                     error,
                     company,
@@ -70,7 +72,7 @@ class Rows:
                     status in {"completed", "compensated", "cancelled"},
                 ),
             )
-            for position, step in enumerate(STEPS, start=1):
+            for position, step in enumerate(steps, start=1):
                 state = "completed" if position <= done else "pending"
                 if undone and position <= done:
                     state = "compensated"
@@ -154,17 +156,78 @@ class Rows:
         )
 
     def conflict(
-        self, kind: str, key: str, *, other: str | None = "other", company: str = "tenant-1"
+        self,
+        kind: str,
+        key: str,
+        *,
+        other: str | None = "other",
+        company: str = "tenant-1",
+        saga: str = "gone",
     ) -> None:
         """Something that is held back at present."""
         self.execute(
             "INSERT INTO conflicts (third_company_id, kind, key, other, reason, transaction_id)"
-            " VALUES (%s, %s, %s, %s, %s, 'saga')",
+            " VALUES (%s, %s, %s, %s, %s, %s)",
             company,
             kind,
             key,
             other,
             f"has the {kind} of {other}: it is left empty in WPS",
+            saga,
+        )
+
+    def verification(
+        self,
+        transaction_id: str | None,
+        verdict: str,
+        *differences: tuple[str, str, str | None, str, str | None],
+        company: str = "tenant-1",
+        has_ended: bool = True,
+    ) -> int:
+        """What WPS showed when it was read back: (kind, key, did, what, fields); returns the row's id."""
+        counts: dict[str, dict[str, int]] = {}
+        for kind, _, _, what, _ in differences:
+            counts.setdefault(what, {}).setdefault(kind, 0)
+            counts[what][kind] += 1
+        found: int = self.value(
+            "INSERT INTO verifications (third_company_id, transaction_id, dag_id, run_id, verdict, message,"
+            " counts, looks, ended_at) VALUES (%s, %s, 'reconcile', 'r', %s, %s, %s, 1,"
+            " CASE WHEN %s THEN timezone('utc', clock_timestamp()) END) RETURNING id",
+            company,
+            transaction_id,
+            verdict,
+            f"WPS is {verdict}",
+            Jsonb(counts),
+            has_ended,
+        )
+        for difference in differences:
+            self.execute(
+                "INSERT INTO verification_differences (verification_id, kind, key, did, what, fields)"
+                " VALUES (%s, %s, %s, %s, %s, %s)",
+                found,
+                *difference,
+            )
+        if transaction_id is not None and has_ended:
+            self.execute(
+                "INSERT INTO saga_events (transaction_id, event_type, event_data)"
+                " VALUES (%s, 'verification', %s)",
+                transaction_id,
+                Jsonb({"verdict": verdict, "message": f"WPS is {verdict}", "counts": counts}),
+            )
+        return found
+
+    def known(self, company: str = "tenant-1") -> None:
+        """The names by which a department and two people are known."""
+        self.execute(
+            "INSERT INTO known_departments (third_company_id, did, pid, name, task_id)"
+            " VALUES (%s, '200', '1', '市场部', 't') ON CONFLICT DO NOTHING",
+            company,
+        )
+        self.execute(
+            "INSERT INTO known_users (third_company_id, uid, uid_key, account, account_key, nick_name, phone,"
+            " task_id) SELECT %s, id, id, id, id, name, 'a secret number', 't'"
+            " FROM (VALUES ('u1', '员工一'), ('u2', '员工二')) AS people (id, name)",
+            company,
         )
 
     def inbox_event(

@@ -25,6 +25,7 @@ events = typer.Typer(help="The events of DingTalk in the inbox.", no_args_is_hel
 app.add_typer(events, name="events")
 out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)
+WHY = "Why; it is recorded with the event, beside your name."
 
 
 @app.callback()
@@ -177,11 +178,13 @@ def events_retry(
     event_ids: Annotated[list[int] | None, typer.Argument(help="Ids of dead events.")] = None,
     *,
     everything: Annotated[bool, typer.Option("--all", help="Every dead event.")] = False,
+    reason: Annotated[str, typer.Option(help=WHY)] = "",
 ) -> None:
     """Have dead events tried again."""
     from nancalacc.orchestration.events_cli import retry_event
 
-    _change_events(event_ids, everything=everything, change=retry_event, done="queued again")
+    change = partial(retry_event, reason=reason)
+    _change_events(event_ids, everything=everything, change=change, done="queued again")
 
 
 @events.command("drop")
@@ -189,11 +192,13 @@ def events_drop(
     event_ids: Annotated[list[int] | None, typer.Argument(help="Ids of dead events.")] = None,
     *,
     everything: Annotated[bool, typer.Option("--all", help="Every dead event.")] = False,
+    reason: Annotated[str, typer.Option(help=WHY)] = "",
 ) -> None:
     """Give dead events up."""
     from nancalacc.orchestration.events_cli import drop_event
 
-    _change_events(event_ids, everything=everything, change=drop_event, done="dropped")
+    change = partial(drop_event, reason=reason)
+    _change_events(event_ids, everything=everything, change=change, done="dropped")
 
 
 def _change_events(

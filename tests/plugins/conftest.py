@@ -6,8 +6,9 @@ from typing import Any
 
 import httpx
 import pytest
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
 
 from console_rows import Rows
 from nancalacc.config import Settings
@@ -19,18 +20,30 @@ from nancalacc.web.services import WebServices
 SCRAPE_TOKEN = "scrape-token-of-the-tests"
 
 
+Right = tuple[str, DagAccessEntity, str]
+"""A method, on which things, of which DAG."""
+
+
 @dataclass
 class Rights:
-    """What the person may do; by default everything."""
+    """What the person may do; by default everything. `only`: nothing but these rights."""
 
     hidden_dags: set[str] = field(default_factory=set)
     methods: set[str] = field(default_factory=lambda: {"GET", "PUT", "POST", "DELETE"})
+    denied: set[Right] = field(default_factory=set)
+    only: set[Right] | None = None
+    signed_in: bool = True
 
     async def person(self, request: Any, *, token: Any) -> SimpleAuthManagerUser:
+        if not self.signed_in:
+            raise HTTPException(401, "Not authenticated")
         return SimpleAuthManagerUser(username="ann", role="ADMIN")
 
     def may(self, request: Any, user: Any, *, method: str, entity: Any, dag_id: str) -> bool:
-        return method in self.methods and dag_id not in self.hidden_dags
+        right = (method, entity, dag_id)
+        if self.only is not None:
+            return right in self.only
+        return method in self.methods and dag_id not in self.hidden_dags and right not in self.denied
 
 
 @dataclass
@@ -73,8 +86,13 @@ def airflow_app() -> Airflow:
 
 
 @pytest.fixture
-async def app(database_url: str, rights: Rights) -> AsyncIterator[FastAPI]:
-    desk = Desk(url=lambda: database_url, settings=lambda: Settings(metrics_token=SCRAPE_TOKEN))
+def metrics_token() -> str:
+    return SCRAPE_TOKEN
+
+
+@pytest.fixture
+async def app(database_url: str, rights: Rights, metrics_token: str) -> AsyncIterator[FastAPI]:
+    desk = Desk(url=lambda: database_url, settings=lambda: Settings(metrics_token=metrics_token))
     services = WebServices(url=lambda: database_url)
     made = create_app(services, desk=desk, access=rights)
     made.dependency_overrides[get_user] = lambda: SimpleAuthManagerUser(username="ann", role="ADMIN")

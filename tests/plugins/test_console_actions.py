@@ -1,6 +1,7 @@
 """What the console can do: permitted, justified, recorded, once, and only where it makes sense."""
 
 import asyncio
+import json
 import uuid
 from typing import Any
 
@@ -9,6 +10,9 @@ import pytest
 from fastapi import FastAPI
 
 from console_rows import Rows
+from nancalacc.saga.definition import SagaDefinition
+from nancalacc.sync.full import FULL_SYNC
+from nancalacc.sync.incremental import INCREMENTAL_SYNC
 from nancalacc.web.access import get_user
 from plugins.conftest import Airflow, Rights
 
@@ -155,13 +159,45 @@ async def test_a_step_nobody_needs_can_be_skipped_also_twice(
     assert reason == "ann: asked for by the tests"
 
 
+@pytest.mark.parametrize(
+    "definition, skippable",
+    [
+        (FULL_SYNC, {"save_company_config", "update_task_status"}),
+        (INCREMENTAL_SYNC, {"update_event_status"}),
+    ],
+    ids=["full_sync", "incremental_sync"],
+)
+async def test_every_other_step_is_needed_and_cannot_be_skipped(
+    client: httpx.AsyncClient,
+    rows: Rows,
+    ended: Airflow,
+    definition: SagaDefinition,
+    skippable: set[str],
+):
+    transaction_id = rows.saga("r1", status="in_progress", done=0, definition=definition)
+    answers = {
+        step.name: await client.post(f"/sagas/{transaction_id}/skip", json=body(step=step.name))
+        for step in definition
+    }
+    assert {step for step, answer in answers.items() if answer.status_code == 200} == skippable
+    refused = [answer for step, answer in answers.items() if step not in skippable]
+    assert {answer.status_code for answer in refused} == {409}
+    assert all("may not be skipped" in answer.json()["detail"] for answer in refused)
+    assert {event["action"] for event in actions_of(rows, transaction_id)} == {"skip"}
+    assert len(actions_of(rows, transaction_id)) == len(skippable)
+
+
 async def test_a_cancelled_saga_is_undone_and_its_run_ended(
     client: httpx.AsyncClient, rows: Rows, airflow_app: Airflow
 ):
     airflow_app.answers = {("GET", RUN): (200, {"state": "running"}), ("PATCH", RUN): (200, {})}
     transaction_id = rows.saga("r1", status="in_progress", done=3)
-    answer = await client.post(f"/sagas/{transaction_id}/cancel", json=body())
+    same = body()
+    answer = await client.post(f"/sagas/{transaction_id}/cancel", json=same)
     assert answer.status_code == 200, answer.text
+    again = await client.post(f"/sagas/{transaction_id}/cancel", json=same)
+    assert again.json() == answer.json() | {"changed": False}
+    assert [method for method, _, _ in airflow_app.calls].count("PATCH") == 1
     assert (
         rows.value("SELECT status FROM saga_transactions WHERE transaction_id = %s", transaction_id)
         == "cancelled"
@@ -177,9 +213,14 @@ async def test_recovery_is_started_for_a_saga_whose_run_is_gone(
 ):
     airflow_app.answers = {("POST", "/dags/saga_recovery/dagRuns"): (200, {})}
     transaction_id = rows.saga("r1", status="in_progress", done=3)
-    answer = await client.post(f"/sagas/{transaction_id}/recover", json=body())
+    same = body()
+    answer = await client.post(f"/sagas/{transaction_id}/recover", json=same)
     assert answer.status_code == 200, answer.text
     assert airflow_app.calls[-1][2]["conf"] == {"transaction_id": transaction_id}
+    called = len(airflow_app.calls)
+    again = await client.post(f"/sagas/{transaction_id}/recover", json=same)
+    assert again.json() == answer.json() | {"changed": False}
+    assert (len(airflow_app.calls), len(actions_of(rows, transaction_id))) == (called, 1)
     airflow_app.answers = {}
     answer = await client.post(f"/sagas/{transaction_id}/recover", json=body())
     assert answer.status_code == 409
@@ -225,15 +266,24 @@ async def test_a_full_sync_whose_record_was_lost_is_recorded_when_it_is_asked_fo
 
 async def test_dead_events_are_tried_again_or_dropped(client: httpx.AsyncClient, rows: Rows):
     first, second = rows.inbox_event("e1"), rows.inbox_event("e2")
-    answer = await client.post(f"/inbox/{first}/retry", json=body())
+    same = body()
+    answer = await client.post(f"/inbox/{first}/retry", json=same)
     assert answer.json()["event"]["status"] == "pending"
     assert answer.json()["event"]["attempts"] == 0
-    assert "ann" in answer.json()["event"]["error"]
+    [done] = answer.json()["event"]["actions"]
+    assert (done["action"], done["user"], done["reason"]) == ("retry", "ann", "asked for by the tests")
+    assert (done["request_id"], done["error"]) == (same["request_id"], "60011: no access")
+    assert done["at"].endswith("Z")
     assert (await client.post(f"/inbox/{first}/retry", json=body())).json()["changed"] is False
+    rows.execute("UPDATE dingtalk_events SET status = 'dead', error = 'again' WHERE id = %s", first)
+    again = (await client.post(f"/inbox/{first}/retry", json=same)).json()
+    assert (again["changed"], again["event"]["status"]) == (False, "dead"), "that request was carried out"
+    assert (await client.get("/inbox", params={"status": "dead"})).json()["items"][-1]["actions"] == [done]
     answer = await client.post(f"/inbox/{second}/drop", json=body())
     assert answer.json()["event"]["status"] == "done"
     assert (await client.post(f"/inbox/{second}/drop", json=body())).json()["changed"] is False
-    refused = await client.post(f"/inbox/{first}/drop", json=body())
+    third = rows.inbox_event("e3", status="pending")
+    refused = await client.post(f"/inbox/{third}/drop", json=body())
     assert refused.status_code == 409
     assert (await client.post("/inbox/999999/retry", json=body())).status_code == 404
 
@@ -285,35 +335,44 @@ async def test_without_a_login_nothing_is_answered(app: FastAPI, client: httpx.A
     assert (await client.get("/openapi.json")).status_code == 401
 
 
-@pytest.mark.parametrize(
-    "headers, status",
-    [
-        ({"sec-fetch-site": "cross-site"}, 403),
-        ({"sec-fetch-site": "same-site"}, 403),
-        ({"sec-fetch-site": "", "origin": "https://elsewhere.example"}, 403),
-        ({"content-type": "text/plain"}, 415),
-        ({"content-type": "application/x-www-form-urlencoded"}, 415),
-        ({"sec-fetch-site": "cross-site", "authorization": "Bearer token"}, 200),
-    ],
-)
+FOREIGN: list[tuple[dict[str, str], int]] = [
+    ({"sec-fetch-site": "cross-site"}, 403),
+    ({"sec-fetch-site": "same-site"}, 403),
+    ({"sec-fetch-site": "", "origin": "https://elsewhere.example"}, 403),
+    ({"content-type": "text/plain"}, 415),
+    ({"content-type": "application/x-www-form-urlencoded"}, 415),
+    ({"content-type": "multipart/form-data; boundary=x"}, 415),
+]
+"""What a page of another site can send with the person's cookie, and the answer."""
+WITH_A_TOKEN = {"sec-fetch-site": "cross-site", "authorization": "Bearer token"}
+
+
 async def test_another_sites_page_cannot_act_with_a_persons_cookie(
-    client: httpx.AsyncClient, failed: str, ended: Airflow, headers: dict[str, str], status: int
+    app: FastAPI, client: httpx.AsyncClient, rows: Rows, failed: str, ended: Airflow
 ):
-    import json
+    event = rows.inbox_event("e1")
+    paths = [path for path, operations in app.openapi()["paths"].items() if "post" in operations]
+    assert len(paths) == 8
 
-    sent = {"content-type": "application/json", **headers}
-    answer = await client.post(f"/sagas/{failed}/retry", content=json.dumps(body()), headers=sent)
-    assert answer.status_code == status
-    assert (CLEAR in [path for _, path, _ in ended.calls]) is (status == 200)
+    async def sent(path: str, headers: dict[str, str]) -> int:
+        content = json.dumps(body(**({"step": "save_users"} if path.endswith("/skip") else {})))
+        filled = path.format(transaction_id=failed, event_id=event)
+        said = {"content-type": "application/json", **headers}
+        return (await client.post(filled, content=content, headers=said)).status_code
+
+    for headers, status in FOREIGN:
+        assert {path: await sent(path, headers) for path in paths} == dict.fromkeys(paths, status), headers
+    assert ended.calls == []
+    assert actions_of(rows, failed) == []
+    assert rows.value("SELECT status FROM dingtalk_events") == "dead"
+    # A program knows the token: no browser attaches it. The state of things may still refuse.
+    assert {await sent(path, WITH_A_TOKEN) for path in paths} <= {200, 409}
+    assert CLEAR in [path for _, path, _ in ended.calls]
 
 
-@pytest.mark.parametrize(
-    "sent", [{}, {"reason": ""}, {"reason": "   "}, {"reason": "x" * 501}, {"reason": "x", "sudo": True}]
-)
-async def test_an_action_needs_a_reason_and_nothing_it_does_not_know(
-    client: httpx.AsyncClient, failed: str, sent: dict[str, Any]
-):
-    assert (await client.post(f"/sagas/{failed}/retry", json=sent)).status_code == 422
+async def test_an_action_needs_a_reason_and_nothing_it_does_not_know(client: httpx.AsyncClient, failed: str):
+    for sent in ({}, {"reason": ""}, {"reason": "   "}, {"reason": "x" * 501}, {"reason": "x", "sudo": True}):
+        assert (await client.post(f"/sagas/{failed}/retry", json=sent)).status_code == 422, sent
 
 
 @pytest.mark.parametrize("theirs, ours", [(401, 401), (403, 403), (404, 409), (400, 409), (500, 503)])

@@ -1,5 +1,7 @@
 """What the console's API says is held back."""
 
+from base64 import urlsafe_b64encode
+
 import httpx
 import pytest
 
@@ -9,9 +11,11 @@ from plugins.conftest import Rights
 
 @pytest.fixture
 def held(rows: Rows) -> Rows:
+    saga = rows.saga("a")
+    rows.saga("b", company="tenant-2")
     rows.conflict("mobile", "u1")
     rows.conflict("email", "u1")
-    rows.conflict("name", "300", other="200")
+    rows.conflict("name", "300", other="200", saga=saga)
     rows.conflict("place", "u2", other=None, company="tenant-2")
     return rows
 
@@ -47,7 +51,7 @@ async def test_a_conflict_names_what_clashes_since_when_and_who_found_it(
         "key": "300",
         "other": "200",
         "reason": "has the name of 200: it is left empty in WPS",
-        "transaction_id": "saga",
+        "transaction_id": held.made[0],
     }
     assert page["counts"] == {"email": 1, "mobile": 1, "name": 1}
 
@@ -63,6 +67,7 @@ async def test_a_conflict_names_what_clashes_since_when_and_who_found_it(
         ("cursor=e30=", 400),
         ("cursor=WzFd", 400),
         ("cursor=WyJcdWQ4MDAiLCJhIiwiYiJd", 400),
+        (f"cursor={urlsafe_b64encode(b'[' * 1400).decode()}", 400),
     ],
 )
 async def test_what_cannot_be_understood_is_refused(client: httpx.AsyncClient, query: str, status: int):

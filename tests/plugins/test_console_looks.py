@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import nancalacc.web
+from nancalacc.orchestration.registry import NAMES
 
 STATIC = Path(nancalacc.web.__file__).parent / "static"
 THEMES = {"light": ":root {", "dark": ':root[data-theme="dark"] {'}
@@ -61,11 +62,14 @@ def test_every_colour_that_is_used_exists_in_both_themes():
         assert used <= set(colours(theme))
 
 
-def test_every_word_of_the_page_is_there_and_used():
-    words = set(re.findall(r"^  ([a-zA-Z_0-9]+): \[", (STATIC / "texts.js").read_text(), flags=re.MULTILINE))
+def test_every_word_of_the_page_is_there_once_and_used():
+    listed = re.findall(r"^  ([a-zA-Z_0-9]+): \[", (STATIC / "texts.js").read_text(), flags=re.MULTILINE)
+    words = set(listed)
+    assert len(listed) == len(words), "the last of two would take the place of the first"
     scripts = "".join(path.read_text() for path in STATIC.rglob("*.js") if path.name != "texts.js")
     asked = set(re.findall(r'\bt\("(\w+)"', scripts))
     assert asked <= words
+    assert set(NAMES) <= words, "every saga has a name"
     families = tuple(re.findall(r"\bt\(`(\w+)\$\{", scripts))
     unused = {
         word

@@ -4,6 +4,7 @@ import httpx
 import pytest
 
 from console_rows import STEPS, Rows
+from nancalacc.store.migrate import expected_revision
 from plugins.conftest import SCRAPE_TOKEN, Rights
 
 MARKUP = "<script>alert(1)</script>'; DROP TABLE saga_steps; --"
@@ -283,6 +284,32 @@ async def test_metrics_are_for_the_scrape_token_or_a_login(client: httpx.AsyncCl
     assert 'nancalacc_rows_written{definition="full_sync",kind="users"} 12.0' in answer.text
     names = {line.split()[2] for line in answer.text.splitlines() if line.startswith("# TYPE")}
     assert all(name.startswith("nancalacc_") for name in names)
+
+
+@pytest.mark.parametrize("metrics_token", ["", SCRAPE_TOKEN], ids=["unset", "set"])
+async def test_no_other_token_opens_the_metrics(
+    client: httpx.AsyncClient, rights: Rights, metrics_token: str
+):
+    rights.signed_in = False
+    assert (await client.get("/metrics")).status_code == 401
+    for sent in ("", " ", "wrong", SCRAPE_TOKEN[:-1], f"{SCRAPE_TOKEN}x", SCRAPE_TOKEN.upper()):
+        answer = await client.get("/metrics", headers={"authorization": f"Bearer {sent}"})
+        assert answer.status_code == 401, sent
+        assert "nancalacc_" not in answer.text
+    answer = await client.get("/metrics", headers={"authorization": f"Bearer {SCRAPE_TOKEN}"})
+    assert answer.status_code == (200 if metrics_token else 401)
+
+
+async def test_health_names_a_schema_that_is_not_the_one_of_this_version(
+    client: httpx.AsyncClient, rows: Rows
+):
+    rows.saga("good")
+    rows.execute("UPDATE nancalacc_alembic_version SET version_num = '0001'")
+    found = (await client.get("/health/details")).json()
+    assert (found["schema_revision"], found["schema_expected"]) == ("0001", expected_revision())
+    assert found["problems"] == [f"The schema is at revision 0001, {expected_revision()} is needed"]
+    answer = await client.get("/health")
+    assert (answer.status_code, answer.json()) == (503, {"status": "unhealthy"})
 
 
 async def test_errors_of_the_database_are_told_without_a_trace(client: httpx.AsyncClient, rows: Rows):

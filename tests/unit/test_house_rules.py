@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -305,12 +304,3 @@ def test_decisions_are_numbered_without_gaps_and_complete() -> None:
             "Decision",
             "Consequences",
         ]
-
-
-# --- the console ---------------------------------------------------------------------------------
-
-
-def test_no_text_of_the_console_is_defined_twice() -> None:
-    keys = re.findall(r"^  (\w+): \[", text_of("include/nancalacc/web/static/texts.js"), flags=re.MULTILINE)
-    assert len(keys) > 100
-    assert [key for key, number in Counter(keys).items() if number > 1] == []

@@ -5,7 +5,8 @@ Shows types, ids, times and reasons: there is no personal data in the inbox.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import getpass
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,11 @@ from sqlalchemy import Connection, Row, func, select
 from nancalacc.errors import ConfigurationError, IllegalTransitionError
 from nancalacc.store.tables import EventStatus, dingtalk_events
 from nancalacc.sync import dead_events
+from nancalacc.sync.dead_events import Decision
 
 LIST_COLUMNS = ("id", "event_type", "status", "attempts", "received_at", "next_attempt_at", "error")
-BY_COMMAND = "by `python -m nancalacc events`"
+COMMAND = "python -m nancalacc events"
+Decide = Callable[..., tuple[Row[Any], bool]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +89,30 @@ def chosen(connection: Connection, event_ids: Sequence[int], *, all_dead: bool) 
     )
 
 
-def retry_event(connection: Connection, event_id: int) -> bool:
+def retry_event(connection: Connection, event_id: int, *, reason: str) -> bool:
     """Have a dead event tried again; returns whether that changed anything."""
-    try:
-        return dead_events.retry(connection, event_id, note=f"Queued again {BY_COMMAND}")[1]
-    except LookupError:
-        raise _unknown(event_id) from None
+    return _decide(connection, event_id, dead_events.retry, reason=reason or f"{COMMAND} retry")
 
 
-def drop_event(connection: Connection, event_id: int) -> bool:
+def drop_event(connection: Connection, event_id: int, *, reason: str) -> bool:
     """Give a dead event up; returns whether that changed anything."""
+    return _decide(connection, event_id, dead_events.drop, reason=reason or f"{COMMAND} drop")
+
+
+def _decide(connection: Connection, event_id: int, decide: Decide, *, reason: str) -> bool:
     try:
-        return dead_events.drop(connection, event_id, note=f"Dropped {BY_COMMAND}")[1]
+        return decide(connection, event_id, decision=Decision(user=_user(), reason=reason))[1]
     except LookupError:
         raise _unknown(event_id) from None
+
+
+def _user() -> str:
+    """Who the operating system says gives the command."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # A container's user has no name.
+        return "command"
 
 
 def _unknown(event_id: int) -> IllegalTransitionError:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, exists, func, or_, select
 
 from nancalacc.saga.records import EventRecord, SagaRecord
 from nancalacc.saga.state import SagaStatus
@@ -106,15 +106,26 @@ def reports(connection: Connection, transaction_id: str) -> list[tuple[str, Any]
     return [(name, data) for name, data in connection.execute(statement.order_by(saga_steps.c.position))]
 
 
+def company_is_seen(company: ColumnElement[str], *, dags: Collection[str]) -> ColumnElement[bool]:
+    """Whether the company has a saga of one of these DAGs."""
+    table = saga_transactions.c
+    return exists().where(table.third_company_id == company, table.dag_id.in_(list(dags)))
+
+
 def events_in_inbox(
     connection: Connection,
     *,
+    dags: Collection[str],
+    handler: str,
     statuses: Sequence[EventStatus] = (),
     before: int | None = None,
     limit: int,
 ) -> Sequence[Row[Any]]:
-    """Events of the inbox, newest first."""
-    statement = select(dingtalk_events)
+    """Events of the inbox that belong to sagas of these DAGs, newest first.
+
+    `handler`: the DAG to which an event belongs that no saga has, or one that is gone.
+    """
+    statement = select(dingtalk_events).where(_event_is_seen(dags, handler))
     if statuses:
         statement = statement.where(dingtalk_events.c.status.in_([each.value for each in statuses]))
     if before is not None:
@@ -122,17 +133,39 @@ def events_in_inbox(
     return connection.execute(statement.order_by(dingtalk_events.c.id.desc()).limit(limit)).all()
 
 
-def count_inbox(connection: Connection) -> dict[str, int]:
-    """How many events the inbox holds, by status."""
-    statement = select(dingtalk_events.c.status, func.count()).group_by(dingtalk_events.c.status)
+def count_inbox(connection: Connection, *, dags: Collection[str], handler: str) -> dict[str, int]:
+    """How many events the inbox holds that belong to sagas of these DAGs, by status."""
+    statement = (
+        select(dingtalk_events.c.status, func.count())
+        .where(_event_is_seen(dags, handler))
+        .group_by(dingtalk_events.c.status)
+    )
     return dict(connection.execute(statement).all())
 
 
+def _event_is_seen(dags: Collection[str], handler: str) -> ColumnElement[bool]:
+    table = saga_transactions.c
+    of_saga = table.transaction_id == dingtalk_events.c.transaction_id
+    if handler in dags:
+        return ~exists().where(of_saga, table.dag_id.not_in(list(dags)))
+    return exists().where(of_saga, table.dag_id.in_(list(dags)))
+
+
 def tasks(
-    connection: Connection, *, title: str | None = None, before: int | None = None, limit: int
+    connection: Connection,
+    *,
+    dags: Collection[str],
+    title: str | None = None,
+    before: int | None = None,
+    limit: int,
 ) -> Sequence[Row[Any]]:
-    """Records of `task`, newest first; their times are local to the company's zone [wps 5]."""
-    statement: Select[Any] = select(task)
+    """Records of `task` but those of other DAGs' sagas, newest first.
+
+    Their times are local to the company's zone [wps 5].
+    """
+    table = saga_transactions.c
+    hidden = exists().where(table.task_id == task.c.title, table.dag_id.not_in(list(dags)))
+    statement: Select[Any] = select(task).where(~hidden)
     if title is not None:
         statement = statement.where(task.c.title == title)
     if before is not None:

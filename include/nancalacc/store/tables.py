@@ -596,6 +596,8 @@ dingtalk_events = Table(
     Column("returns", Integer, nullable=False, server_default="0"),
     Column("batch_limit", Integer),
     Column("incident_id", BigInteger),
+    # Only ever appended to.
+    Column("actions", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
     UniqueConstraint("dingtalk_conn_id", "wps_conn_id", "event_id", name="dingtalk_events_uk_event"),
     _one_of("status", EventStatus, "dingtalk_events_ck_status"),
     Index(

@@ -15,6 +15,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Row,
+    Select,
     and_,
     delete,
     exists,
@@ -27,7 +28,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 
-from nancalacc.store.tables import conflicts, staged_conflicts
+from nancalacc.store import queries
+from nancalacc.store.tables import conflicts, saga_transactions, staged_conflicts
 from nancalacc.sync.staging import Fetch
 
 NAMED = 20
@@ -171,14 +173,33 @@ def clashing(
 def page(
     connection: Connection,
     *,
+    dags: Collection[str],
     kinds: Sequence[Kind] = (),
     third_company_id: str | None = None,
-    after: tuple[str, str, str] | None = None,
+    after: tuple[str, ...] | None = None,
     limit: int,
 ) -> Sequence[Row[Any]]:
-    """Present conflicts by company, kind and key, from the first one that comes after `after`."""
+    """Present conflicts by company, kind and key, from the first one that comes after `after`.
+
+    `dags`: the DAGs whose sagas may be seen. Shown are the conflicts of the companies that have such
+    sagas; `transaction_id` is None where another saga found the conflict, or one that is gone.
+    """
     key = tuple_(conflicts.c.third_company_id, conflicts.c.kind, conflicts.c.key)
-    statement = select(conflicts).order_by(key).limit(limit)
+    finder = (
+        select(saga_transactions.c.transaction_id)
+        .where(
+            saga_transactions.c.transaction_id == conflicts.c.transaction_id,
+            saga_transactions.c.dag_id.in_(list(dags)),
+        )
+        .scalar_subquery()
+    )
+    columns = [column for column in conflicts.c if column.name != "transaction_id"]
+    statement: Select[Any] = (
+        select(*columns, finder.label("transaction_id"))
+        .where(queries.company_is_seen(conflicts.c.third_company_id, dags=dags))
+        .order_by(key)
+        .limit(limit)
+    )
     if kinds:
         statement = statement.where(conflicts.c.kind.in_([kind.value for kind in kinds]))
     if third_company_id is not None:
@@ -188,9 +209,16 @@ def page(
     return connection.execute(statement).all()
 
 
-def count(connection: Connection, *, third_company_id: str | None = None) -> dict[Kind, int]:
-    """How many conflicts there are at present, by kind."""
-    statement = select(conflicts.c.kind, func.count()).group_by(conflicts.c.kind).order_by(conflicts.c.kind)
+def count(
+    connection: Connection, *, dags: Collection[str], third_company_id: str | None = None
+) -> dict[Kind, int]:
+    """How many conflicts there are at present, by kind, in companies that have sagas of these DAGs."""
+    statement = (
+        select(conflicts.c.kind, func.count())
+        .where(queries.company_is_seen(conflicts.c.third_company_id, dags=dags))
+        .group_by(conflicts.c.kind)
+        .order_by(conflicts.c.kind)
+    )
     if third_company_id is not None:
         statement = statement.where(conflicts.c.third_company_id == third_company_id)
     return {Kind(kind): number for kind, number in connection.execute(statement)}

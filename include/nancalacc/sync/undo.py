@@ -115,7 +115,9 @@ def _report(ctx: StepContext, left: Mapping[str, int]) -> None:
     if not left:
         return
     listed = ", ".join(f"{number} {former.REASONS[reason]}" for reason, number in left.items())
-    message = f"Left alone as they are: {listed}. The table undo_left names them"
+    message = (
+        f"Left alone as they are: {listed}. This saga's page in the console (Browse, nancalacc) names them"
+    )
     log.warning("Saga %s: %s", ctx.saga.transaction_id, message)
     ctx.event(EventType.WARNING, {"message": message, "left_alone": dict(left)})
 

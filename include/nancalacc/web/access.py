@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
 from typing import Annotated, Protocol
 from urllib.parse import urlsplit
 
@@ -58,15 +57,6 @@ class AirflowAccess:
                 raise
             return False
         return True
-
-
-def readable(access: Access, request: Request, user: BaseUser, *, dag_ids: Iterable[str]) -> Collection[str]:
-    """Those of the DAGs whose runs the person may see."""
-    return [
-        dag_id
-        for dag_id in dag_ids
-        if access.may(request, user, method="GET", entity=DagAccessEntity.RUN, dag_id=dag_id)
-    ]
 
 
 def require_own_page(request: Request, _: Annotated[BaseUser, Depends(get_user)]) -> None:

@@ -80,17 +80,13 @@ def action_router(desk: Desk, access: Access) -> APIRouter:
         request: Request, user: User, event_id: EventId, body: ActionRequest
     ) -> InboxActionResult:
         """Have a dead event dealt with again."""
-        return await actions.to_event(
-            request, user, event_id=event_id, decide=dead_events.retry, done="Retried", body=body
-        )
+        return await actions.to_event(request, user, event_id=event_id, decide=dead_events.retry, body=body)
 
     @router.post("/inbox/{event_id}/drop")
     async def drop_event(
         request: Request, user: User, event_id: EventId, body: ActionRequest
     ) -> InboxActionResult:
         """Give a dead event up."""
-        return await actions.to_event(
-            request, user, event_id=event_id, decide=dead_events.drop, done="Dropped", body=body
-        )
+        return await actions.to_event(request, user, event_id=event_id, decide=dead_events.drop, body=body)
 
     return router

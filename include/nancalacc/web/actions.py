@@ -7,7 +7,7 @@ tasks goes through Airflow's own API as the person who asks.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,27 +21,17 @@ from nancalacc.saga.definition import SagaDefinition, transaction_id_of
 from nancalacc.saga.records import SagaRecord, StepRecord
 from nancalacc.saga.state import EventType, StepStatus
 from nancalacc.store.tables import saga_events
-from nancalacc.web import airflow_links, schemas
-from nancalacc.web.access import Access, BaseUser, DagAccessEntity
+from nancalacc.sync.dead_events import Decision
+from nancalacc.web import airflow_links, permissions, schemas
+from nancalacc.web.access import Access, BaseUser
 from nancalacc.web.airflow_calls import FINISHED, AirflowCalls, AirflowRefusedError
 from nancalacc.web.desk import Desk
+from nancalacc.web.permissions import Permission
 from nancalacc.web.possible import possible, retried_step
 from nancalacc.web.routes import Reader
 from nancalacc.web.schemas import Action, ActionRequest, ActionResult
 
 ONE_AT_A_TIME = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:key, 0))")
-PERMISSION: dict[Action, tuple[Any, DagAccessEntity]] = {
-    Action.RETRY: ("PUT", DagAccessEntity.TASK_INSTANCE),
-    Action.SKIP: ("PUT", DagAccessEntity.TASK_INSTANCE),
-    Action.CANCEL: ("PUT", DagAccessEntity.RUN),
-    Action.RECOVER: ("POST", DagAccessEntity.RUN),
-    Action.UNDO: ("POST", DagAccessEntity.RUN),
-}
-DAGS: Mapping[Action, str] = {
-    Action.RECOVER: airflow_links.RECOVERY,
-    Action.UNDO: airflow_links.UNDO_SYNC,
-}
-"""Actions that start a run of another DAG than the saga's own."""
 AT_ONCE = 3
 """Each action holds one database connection and uses another."""
 
@@ -96,9 +86,7 @@ class Actions:
     ) -> ActionResult:
         """Check permission and state, do it, and record it with the saga's events."""
         definition, saga, _ = await self._reader.saga(request, user, transaction_id)
-        method, entity = PERMISSION[action]
-        dag_id = DAGS.get(action, str(saga.dag_id))
-        await self._require(request, user, method=method, entity=entity, dag_id=dag_id)
+        await self._require(request, user, permissions.of_saga(action, dag_id=str(saga.dag_id)))
         async with self._slots, self._alone(transaction_id) as connection:
             before = await self._desk.in_thread(lambda: _earlier(connection, transaction_id, body.request_id))
             if before is not None:
@@ -120,15 +108,16 @@ class Actions:
         *,
         event_id: int,
         decide: Decide,
-        done: str,
         body: ActionRequest,
     ) -> schemas.InboxActionResult:
-        """Decide about a dead event; what was `done`, by whom and why, stays with it."""
-        note = f"{done} by {user.get_name()}: {body.reason}"
-        dag_id = airflow_links.INCREMENTAL_SYNC
-        await self._require(request, user, method="PUT", entity=DagAccessEntity.RUN, dag_id=dag_id)
+        """Decide about a dead event; by whom and why is recorded with it."""
+        await self._require(request, user, permissions.DECIDE_EVENTS)
+        request_id = None if body.request_id is None else str(body.request_id)
+        decision = Decision(user=user.get_name(), reason=body.reason, request_id=request_id)
         try:
-            row, changed = await self._desk.read(lambda connection: decide(connection, event_id, note=note))
+            row, changed = await self._desk.read(
+                lambda connection: decide(connection, event_id, decision=decision)
+            )
         except LookupError as error:
             raise HTTPException(404, str(error)) from None
         return schemas.InboxActionResult(event=schemas.InboxEvent.model_validate(row), changed=changed)
@@ -140,7 +129,7 @@ class Actions:
         dag_id = body.dag_id
         if dag_id not in airflow_links.full_sync_dags(self._desk.settings()):
             raise HTTPException(409, f"{dag_id} is no DAG of a full sync")
-        await self._require(request, user, method="POST", entity=DagAccessEntity.RUN, dag_id=dag_id)
+        await self._require(request, user, permissions.start_of(dag_id))
         run_id = f"console__{body.request_id or uuid4()}"
         switches = {"dry_run": body.dry_run, "allow_mass_delete": body.allow_mass_delete}
         conf = {name: True for name, value in switches.items() if value}
@@ -161,15 +150,13 @@ class Actions:
         message = f"Run {run_id} is started" if changed else f"Run {run_id} was started already"
         return ActionResult(transaction_id=transaction_id, message=message, changed=changed)
 
-    async def _require(
-        self, request: Request, user: BaseUser, *, method: Any, entity: DagAccessEntity, dag_id: str
-    ) -> None:
+    async def _require(self, request: Request, user: BaseUser, permission: Permission) -> None:
         """Raise HTTPException 403 unless Airflow would let the person do this to the DAG."""
-        may = await self._desk.in_thread(
-            lambda: self._access.may(request, user, method=method, entity=entity, dag_id=dag_id)
+        has = await self._desk.in_thread(
+            lambda: permissions.granted(self._access, request, user, [permission])
         )
-        if not may:
-            raise HTTPException(403, f"You may not do this to {dag_id} in Airflow")
+        if not has:
+            raise HTTPException(403, permission.refusal)
 
     async def _retry(self, asked: Asked) -> str:
         """Clear the step's task and all that follow it, in Airflow."""

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from base64 import urlsafe_b64decode, urlsafe_b64encode
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from nancalacc.sync import conflicts as held_back
 from nancalacc.sync.conflicts import Kind
 from nancalacc.web import schemas
 from nancalacc.web.access import Access, get_user
+from nancalacc.web.cursors import KeyCursor, cursor_of, key_of
 from nancalacc.web.desk import Desk
 from nancalacc.web.routes import Limit, Reader, User, Word, answer
 from nancalacc.web.schemas import Model, Moment
-
-NO_CURSOR = "The cursor is not one of a page before"
-
-Cursor = Annotated[
-    str | None,
-    Query(pattern=r"^[A-Za-z0-9_=-]{1,2000}$", description="`next_cursor` of the page before"),
-]
 
 
 class Conflict(Model):
     """`key` is the uid or did that is concerned, `other` the one it clashes with, if there is one.
 
-    `transaction_id`: the saga that found it first.
+    `transaction_id`: the saga that found it first, if there is still one and the person may see it.
     """
 
     third_company_id: str
@@ -38,7 +30,7 @@ class Conflict(Model):
     other: str | None
     reason: str
     since: Moment
-    transaction_id: str
+    transaction_id: str | None
 
 
 class ConflictsPage(BaseModel):
@@ -64,36 +56,26 @@ def conflicts_router(desk: Desk, access: Access) -> APIRouter:
         kind: Annotated[list[Kind], Query()] = [],  # noqa: B006 - FastAPI copies it
         company: Word | None = None,
         limit: Limit = 50,
-        cursor: Cursor = None,
+        cursor: KeyCursor = None,
     ) -> Response:
-        """What is held back at present, by company, kind and id."""
-        await reader.dags(request, user)
-        after = None if cursor is None else _key_of(cursor)
+        """What is held back at present, by company, kind and id, of companies the person may see syncs of."""
+        dags = await reader.dags(request, user)
+        after = None if cursor is None else key_of(cursor, length=3)
 
         def ask(connection: Connection) -> ConflictsPage:
-            rows = held_back.page(connection, kinds=kind, third_company_id=company, after=after, limit=limit)
+            rows = held_back.page(
+                connection, dags=dags, kinds=kind, third_company_id=company, after=after, limit=limit
+            )
             return ConflictsPage(
                 items=[Conflict.model_validate(row) for row in rows],
-                next_cursor=_cursor_of(rows[-1]) if len(rows) == limit else None,
-                counts=held_back.count(connection, third_company_id=company),
+                next_cursor=(
+                    cursor_of(rows[-1].third_company_id, rows[-1].kind, rows[-1].key)
+                    if len(rows) == limit
+                    else None
+                ),
+                counts=held_back.count(connection, dags=dags, third_company_id=company),
             )
 
         return answer(request, await desk.read(ask))
 
     return router
-
-
-def _cursor_of(row: Row[Any]) -> str:
-    key = [row.third_company_id, row.kind, row.key]
-    return urlsafe_b64encode(json.dumps(key).encode()).decode()
-
-
-def _key_of(cursor: str) -> tuple[str, str, str]:
-    try:
-        company, kind, key = json.loads(urlsafe_b64decode(cursor))
-        f"{company}{kind}{key}".encode()
-    except (ValueError, TypeError):
-        raise HTTPException(400, NO_CURSOR) from None
-    if not all(isinstance(each, str) and "\x00" not in each for each in (company, kind, key)):
-        raise HTTPException(400, NO_CURSOR)
-    return company, kind, key

@@ -15,6 +15,7 @@ from nancalacc.errors import ConfigurationError, IllegalTransitionError, Nancala
 from nancalacc.web.access import Access, get_user
 from nancalacc.web.action_routes import action_router
 from nancalacc.web.airflow_calls import AirflowRefusedError
+from nancalacc.web.check_routes import check_router
 from nancalacc.web.conflicts import conflicts_router
 from nancalacc.web.desk import Desk
 from nancalacc.web.health_routes import health_router
@@ -42,6 +43,7 @@ def add_console(app: FastAPI, *, desk: Desk, access: Access) -> None:
     for router in (
         read_router,
         plan_router,
+        check_router,
         health_router,
         inbox_router,
         conflicts_router,

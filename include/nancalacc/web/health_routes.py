@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
-from nancalacc.store import figures, incidents, listeners
+from nancalacc.store import checks, figures, incidents, listeners
 from nancalacc.store.listeners import ListenerSign
 from nancalacc.store.migrate import expected_revision
+from nancalacc.sync.verdicts import Verdict
 from nancalacc.web import schemas
 from nancalacc.web.access import Access, get_user
 from nancalacc.web.desk import Desk
@@ -56,6 +58,7 @@ def _health(
         f"Saga {saga.transaction_id} is {saga.status.value} and does not get on"
         for saga in figures.stuck(connection, dags=dags, seconds=LATE_SECONDS)
     ]
+    problems += [_differs(found) for found in checks.bad_verdicts(connection, dags=dags)]
     unsent, reason = incidents.unsent(connection)
     if unsent:
         problems.append(f"{unsent} messages about incidents could not be sent: {reason}")
@@ -83,6 +86,16 @@ def _silent(signs: Iterator[ListenerSign]) -> list[str]:
         for sign in signs
         if not sign.is_connected
     ]
+
+
+def _differs(found: Row[Any]) -> str:
+    number = sum(sum(kinds.values()) for kinds in found.counts.values())
+    said = (
+        f"WPS differs from what company {found.third_company_id} was given, in {number} objects"
+        if found.verdict == Verdict.DRIFTED
+        else f"WPS has stopped the last sync of company {found.third_company_id} by its own thresholds"
+    )
+    return f"{said}: saga {found.transaction_id} lists every difference"
 
 
 def _listener(conn_id: str, sign: ListenerSign | None) -> schemas.Listener:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from nancalacc.store import queries
 from nancalacc.store.tables import EventStatus
-from nancalacc.web import schemas
+from nancalacc.web import airflow_links, schemas
 from nancalacc.web.access import Access, get_user
 from nancalacc.web.desk import Desk
 from nancalacc.web.routes import REFUSALS, Cursor, Limit, Reader, User, Word, answer
@@ -28,29 +28,33 @@ def inbox_router(desk: Desk, access: Access) -> APIRouter:
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> Response:
-        """Events of DingTalk, newest first: ids and types, no personal data."""
-        await reader.dags(request, user)
+        """Events of DingTalk that belong to DAGs the person may see, newest first; no personal data."""
+        dags = await reader.dags(request, user)
 
         def ask(connection: Connection) -> schemas.InboxPage:
             rows = queries.events_in_inbox(
-                connection, statuses=status, before=None if cursor is None else int(cursor), limit=limit
+                connection,
+                dags=dags,
+                handler=airflow_links.INCREMENTAL_SYNC,
+                statuses=status,
+                before=None if cursor is None else int(cursor),
+                limit=limit,
             )
             return schemas.InboxPage(
                 items=[schemas.InboxEvent.model_validate(row) for row in rows],
                 next_cursor=str(rows[-1].id) if len(rows) == limit else None,
-                counts=queries.count_inbox(connection),
+                counts=queries.count_inbox(connection, dags=dags, handler=airflow_links.INCREMENTAL_SYNC),
             )
 
         return answer(request, await desk.read(ask))
 
     @router.get("/tasks", response_model=schemas.TaskRecords)
     async def tasks(request: Request, user: User, limit: Limit = 50, cursor: Cursor = None) -> Response:
-        """Records of the shared table `task`, newest first."""
-        await reader.dags(request, user)
+        """Records of the shared table `task`, newest first, but those of syncs the person may not see."""
+        dags = await reader.dags(request, user)
+        before = None if cursor is None else int(cursor)
         rows = await desk.read(
-            lambda connection: queries.tasks(
-                connection, before=None if cursor is None else int(cursor), limit=limit
-            )
+            lambda connection: queries.tasks(connection, dags=dags, before=before, limit=limit)
         )
         page = schemas.TaskRecords(
             items=[schemas.TaskRecord.model_validate(row) for row in rows],
@@ -61,8 +65,8 @@ def inbox_router(desk: Desk, access: Access) -> APIRouter:
     @router.get("/tasks/{name}", response_model=schemas.TaskRecord)
     async def task(request: Request, user: User, name: Word) -> Response:
         """The record of a sync by its task id (yyyyMMddHHmmss)."""
-        await reader.dags(request, user)
-        rows = await desk.read(lambda connection: queries.tasks(connection, title=name, limit=1))
+        dags = await reader.dags(request, user)
+        rows = await desk.read(lambda connection: queries.tasks(connection, dags=dags, title=name, limit=1))
         if not rows:
             raise HTTPException(404, f"There is no task {name}")
         return answer(request, schemas.TaskRecord.model_validate(rows[0]))

@@ -24,9 +24,10 @@ from nancalacc.saga.records import EventRecord, SagaRecord, StepRecord
 from nancalacc.saga.state import SagaStatus
 from nancalacc.store import figures, queries
 from nancalacc.store.queries import SagaFilter
-from nancalacc.web import airflow_links, schemas
-from nancalacc.web.access import Access, BaseUser, DagAccessEntity, get_user, readable
+from nancalacc.web import airflow_links, permissions, schemas
+from nancalacc.web.access import Access, BaseUser, get_user
 from nancalacc.web.desk import Desk
+from nancalacc.web.permissions import Permission
 from nancalacc.web.possible import possible
 
 M = TypeVar("M", bound=BaseModel)
@@ -55,10 +56,16 @@ class Reader:
     async def dags(self, request: Request, user: BaseUser) -> Collection[str]:
         """The DAGs whose sagas the person may see; raises HTTPException 403 when there is none."""
         known = {*self._configured(), *await self.desk.read(queries.dag_ids)}
-        found = await self.desk.in_thread(lambda: readable(self.access, request, user, dag_ids=sorted(known)))
-        if not found:
+        seen = await self.granted(request, user, [permissions.sight_of(dag_id) for dag_id in sorted(known)])
+        if not seen:
             raise HTTPException(403, "You may see none of the DAGs that synchronise")
-        return found
+        return sorted(each.dag_id for each in seen)
+
+    async def granted(
+        self, request: Request, user: BaseUser, wanted: Collection[Permission]
+    ) -> frozenset[Permission]:
+        """Those of the permissions that the person has."""
+        return await self.desk.in_thread(lambda: permissions.granted(self.access, request, user, wanted))
 
     async def saga(
         self, request: Request, user: BaseUser, transaction_id: str
@@ -69,8 +76,7 @@ class Reader:
             raise HTTPException(404, f"There is no saga {transaction_id}")
         saga, steps = found
         dag_id = str(saga.dag_id)
-        visible = await self.desk.in_thread(lambda: readable(self.access, request, user, dag_ids=[dag_id]))
-        if not visible:
+        if not await self.granted(request, user, [permissions.sight_of(dag_id)]):
             raise HTTPException(404, f"There is no saga {transaction_id}")
         try:
             return definition_of(dag_id), saga, steps
@@ -90,20 +96,19 @@ def read_router(desk: Desk, access: Access) -> APIRouter:
     async def me(request: Request, user: User) -> schemas.Person:
         """Who is signed in, and what they may change."""
         dags = await reader.dags(request, user)
-
-        def may(method: Any, entity: DagAccessEntity) -> list[str]:
-            return [
-                dag_id
-                for dag_id in dags
-                if access.may(request, user, method=method, entity=entity, dag_id=dag_id)
-            ]
-
-        startable = await desk.in_thread(lambda: may("POST", DagAccessEntity.RUN))
-        full_syncs = airflow_links.full_sync_dags(desk.settings())
+        full_syncs = {
+            dag_id: permissions.start_of(dag_id)
+            for dag_id in airflow_links.full_sync_dags(desk.settings())
+            if dag_id in dags
+        }
+        changed = {dag_id: permissions.of_saga(schemas.Action.RETRY, dag_id=dag_id) for dag_id in dags}
+        wanted = [permissions.DECIDE_EVENTS, *full_syncs.values(), *changed.values()]
+        has = await reader.granted(request, user, wanted)
         return schemas.Person(
             name=user.get_name(),
-            editable_dags=await desk.in_thread(lambda: may("PUT", DagAccessEntity.TASK_INSTANCE)),
-            full_sync_dags=[dag_id for dag_id in full_syncs if dag_id in startable],
+            editable_dags=[dag_id for dag_id, permission in changed.items() if permission in has],
+            full_sync_dags=[dag_id for dag_id, permission in full_syncs.items() if permission in has],
+            decides_events=permissions.DECIDE_EVENTS in has,
         )
 
     @router.get("/sagas", response_model=schemas.Sagas)
@@ -182,20 +187,19 @@ def read_router(desk: Desk, access: Access) -> APIRouter:
         found: SagaRecord,
         steps: tuple[StepRecord, ...],
     ) -> list[schemas.Possible]:
-        may = await desk.in_thread(
-            lambda: access.may(
-                request,
-                user,
-                method="PUT",
-                entity=DagAccessEntity.TASK_INSTANCE,
-                dag_id=str(found.dag_id),
-            )
-        )
-        if may:
-            stale = desk.settings().stale_seconds
-            return possible(definition, found, steps, stale_seconds=stale)
-        reason = "You may not change runs of this DAG in Airflow"
-        return [schemas.Possible(action=action, allowed=False, reason=reason) for action in schemas.Action]
+        every = possible(definition, found, steps, stale_seconds=desk.settings().stale_seconds)
+        needed = {
+            each.action: permissions.of_saga(each.action, dag_id=str(found.dag_id))
+            for each in every
+            if each.allowed
+        }
+        has = await reader.granted(request, user, needed.values())
+        return [
+            each
+            if each.action not in needed or needed[each.action] in has
+            else schemas.Possible(action=each.action, allowed=False, reason=needed[each.action].refusal)
+            for each in every
+        ]
 
     @router.get("/sagas/{transaction_id}/steps", response_model=schemas.Steps)
     async def steps(request: Request, user: User, transaction_id: TransactionId) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -224,8 +224,19 @@ class HealthDetails(BaseModel):
     now: Moment
 
 
+class EventAction(Model):
+    """What somebody did about an event when it was dead; `error`: of what it had died."""
+
+    action: Literal["retry", "drop"]
+    user: str
+    reason: str
+    request_id: str | None
+    error: str | None
+    at: Moment
+
+
 class InboxEvent(Model):
-    """An event of DingTalk: its type, its objects' ids, its fate."""
+    """An event of DingTalk: its type, its objects' ids, its fate, and what people did about it."""
 
     id: int
     dingtalk_conn_id: str
@@ -241,6 +252,7 @@ class InboxEvent(Model):
     received_at: Moment
     next_attempt_at: Moment
     handled_at: Moment | None
+    actions: list[EventAction]
 
 
 class InboxPage(BaseModel):
@@ -274,11 +286,12 @@ class TaskRecords(BaseModel):
 
 
 class Person(BaseModel):
-    """Who is signed in, and the DAGs they may start or change."""
+    """Who is signed in, the DAGs they may change or start, and whether they may decide about dead events."""
 
     name: str
     editable_dags: list[str]
     full_sync_dags: list[str]
+    decides_events: bool
 
 
 class ActionRequest(BaseModel):

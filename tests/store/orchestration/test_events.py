@@ -74,6 +74,7 @@ def command(database_url: str, home: Path, *arguments: str) -> subprocess.Comple
         "AIRFLOW_HOME": str(home),
         "AIRFLOW_CONN_NANCALACC_DB": database_url,
         "COLUMNS": "200",
+        "LOGNAME": "operator",
     }
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "nancalacc", "events", *arguments],
@@ -94,11 +95,22 @@ def test_the_commands_list_show_retry_and_drop(database, database_url, tmp_path)
     assert listed.stdout.count("because") == 2
     assert "2 of 2" in listed.stdout
     assert "because" in command(database_url, tmp_path, "show", "1").stdout
-    assert command(database_url, tmp_path, "retry", "1").stdout.strip() == "Event 1 is queued again"
+    why = ("--reason", "Rights were given")
+    assert command(database_url, tmp_path, "retry", "1", *why).stdout.strip() == "Event 1 is queued again"
     assert command(database_url, tmp_path, "drop", "--all").stdout.strip() == "Event 2 is dropped"
     with database.transaction() as connection:
         rows = connection.execute(text("SELECT status FROM dingtalk_events ORDER BY id"))
         assert list(rows.scalars()) == ["pending", "done", "pending"]
+        retried, dropped, untouched = connection.execute(
+            text("SELECT actions FROM dingtalk_events ORDER BY id")
+        ).scalars()
+    assert [(each["action"], each["reason"], each["error"]) for each in (*retried, *dropped)] == [
+        ("retry", "Rights were given", "because"),
+        ("drop", "python -m nancalacc events drop", "because"),
+    ]
+    assert {each["user"] for each in (*retried, *dropped)} == {"operator"}
+    assert untouched == []
+    assert "Rights were given" in command(database_url, tmp_path, "show", "1").stdout
     unknown = command(database_url, tmp_path, "retry", "77")
     assert unknown.returncode == 1
     assert "There is no event 77" in unknown.stderr

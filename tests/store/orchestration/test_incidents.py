@@ -285,7 +285,8 @@ def test_dead_events_are_told_together_and_each_once(saga: Toy, group: Group) ->
     assert told(saga, group) == 1
     assert group.read[-1].title == "nancalacc: 1 event of DingTalk given up"
     with saga.database.transaction() as connection:
-        dead_events.retry(connection, first, note="Retried by ann: rights were given")
+        decision = dead_events.Decision(user="ann", reason="Rights were given")
+        dead_events.retry(connection, first, decision=decision)
     assert told(saga, group) == 0
     execute(saga, "UPDATE dingtalk_events SET status = 'dead', error = 'again' WHERE id = :id", id=first)
     some_time_passes(saga)

@@ -50,7 +50,7 @@ export function conflictsView(main, state, go) {
 }
 
 function row(conflict, go) {
-  const saga = { saga: conflict.transaction_id };
+  const saga = conflict.transaction_id && { saga: conflict.transaction_id };
   return h(
     "tr",
     {},
@@ -59,6 +59,6 @@ function row(conflict, go) {
     h("td", { class: "data" }, conflict.key),
     h("td", { class: "data" }, conflict.reason),
     h("td", {}, when(conflict.since)),
-    h("td", {}, h("a", { href: `?saga=${encodeURIComponent(saga.saga)}`, onclick: (click) => (click.preventDefault(), go(saga)) }, t("conflictSaga"))),
+    h("td", {}, saga && h("a", { href: `?saga=${encodeURIComponent(saga.saga)}`, onclick: (click) => (click.preventDefault(), go(saga)) }, t("conflictSaga"))),
   );
 }

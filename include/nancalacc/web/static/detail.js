@@ -9,7 +9,9 @@ import { h, replace, section } from "./dom.js";
 import { setClock } from "./format.js";
 import * as actions from "./panels/actions.js";
 import * as checks from "./panels/checks.js";
+import * as differences from "./panels/differences.js";
 import * as head from "./panels/head.js";
+import * as left from "./panels/left.js";
 import * as parameters from "./panels/parameters.js";
 import * as plan from "./panels/plan.js";
 import * as rows from "./panels/rows.js";
@@ -18,7 +20,7 @@ import * as trail from "./panels/trail.js";
 import * as trouble from "./panels/trouble.js";
 import { t } from "./texts.js";
 
-const PANELS = [head, trouble, actions, steps, plan, rows, checks, trail, parameters];
+const PANELS = [head, trouble, actions, steps, plan, rows, checks, differences, left, trail, parameters];
 
 export function detailView(main, state, go) {
   const embedded = state.embedded === "1";

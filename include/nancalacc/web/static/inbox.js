@@ -48,7 +48,7 @@ export function inboxView(main, state, go, { me }) {
 }
 
 function row(event, { me, refresh, go }) {
-  const may = event.status === "dead" && me()?.editable_dags.length > 0;
+  const may = event.status === "dead" && me()?.decides_events;
   const act = (action) => () =>
     ask({
       title: `${t(action)}: ${event.event_type}`,
@@ -70,7 +70,11 @@ function row(event, { me, refresh, go }) {
     h("td", { class: "data" }, event.object_ids.join(", ")),
     h("td", {}, when(event.received_at)),
     h("td", { class: "tries" }, String(event.attempts)),
-    h("td", { class: "data" }, event.error ?? ""),
+    h("td", { class: "data" }, event.error ?? "", event.actions.toReversed().map(decided)),
     h("td", { class: "row-buttons" }, may && [h("button", { type: "button", onclick: act("retry") }, t("retry")), h("button", { type: "button", class: "danger-line", onclick: act("drop") }, t("drop"))]),
   );
+}
+
+function decided(action) {
+  return h("p", { class: "sub by-person", title: action.error ?? "" }, when(action.at), " ", t(`event_${action.action}`, { user: action.user, reason: action.reason }));
 }

@@ -4,12 +4,12 @@ import { airflowAddress, openInAirflow } from "../airflow.js";
 import { addressOf, get } from "../api.js";
 import { h, replace } from "../dom.js";
 import { number } from "../format.js";
+import { chipsFor, listing } from "../listing.js";
 import { t } from "../texts.js";
 
 const KINDS = ["departments", "users", "memberships"];
 const SORTS = ["added", "changed", "moved", "disabled", "removed"];
 const EVENTS = ["checkpoint_passed", "approval_requested", "approved", "rejected"];
-const PAGE = 100;
 
 export const name = "plan";
 
@@ -115,39 +115,15 @@ function subtreeRows(subtree) {
 }
 
 function details(path) {
-  const state = { kind: "", sort: "" };
-  const chips = h("div", { class: "chips", role: "group", "aria-label": t("change") });
-  const rows = h("tbody", {});
-  const more = h("button", { type: "button", class: "plain", hidden: true, onclick: () => load(state.next) }, t("more"));
-  const element = h(
-    "details",
-    { class: "changes", ontoggle: () => element.open && !rows.children.length && load() },
-    h("summary", {}, t("planChanges")),
-    chips,
-    h("div", { class: "card scroll" }, h("table", { class: "stack" }, h("thead", {}, h("tr", {}, ["kind", "change", "name", "place", "fields"].map((each) => h("th", { scope: "col" }, t(each))))), rows)),
-    more,
-  );
-
-  async function load(cursor = null) {
-    replace(chips, [...KINDS.map((each) => chip("kind", each)), ...SORTS.map((each) => chip("sort", each))]);
-    const { kind, sort } = state;
-    const page = await get(`${path}/plan/changes`, { kind, sort, limit: PAGE, cursor });
-    if (kind !== state.kind || sort !== state.sort) return;
-    if (!cursor) rows.replaceChildren();
-    rows.append(...page.items.map(row));
-    state.next = page.next_cursor;
-    more.hidden = !page.next_cursor;
-  }
-
-  function chip(which, value) {
-    const pressed = state[which] === value;
-    const choose = () => {
-      state[which] = pressed ? "" : value;
-      load();
-    };
-    return h("button", { type: "button", class: "chip", "aria-pressed": String(pressed), onclick: choose }, t(value));
-  }
-  return element;
+  return listing({
+    look: "listing changes",
+    title: t("planChanges"),
+    label: t("change"),
+    path: `${path}/plan/changes`,
+    filters: [...chipsFor("kind", KINDS), ...chipsFor("sort", SORTS)],
+    columns: ["kind", "change", "name", "place", "fields"],
+    row,
+  });
 }
 
 function row(change) {

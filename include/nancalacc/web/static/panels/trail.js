@@ -70,6 +70,7 @@ function told(event) {
     const what = data.action ?? (data.hash ? t("planOf", { hash: data.hash.slice(0, 12) }) : "");
     return [`${what} — ${t("byPerson", { user: data.user, reason: data.reason })}`, data.result].filter(Boolean).join(" · ");
   }
+  if (data.verdict) return `${t(`verdict_${data.verdict}`)} — ${data.message}`;
   const parts = [];
   for (const [key, value] of Object.entries(data)) {
     if (value === null || value === "" || (key === "attempt" && value === 1) || key === "kinds") continue;
