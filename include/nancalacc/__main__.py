@@ -177,14 +177,14 @@ def events_show(event_id: Annotated[int, typer.Argument(help="Its id, as `list` 
 def events_retry(
     event_ids: Annotated[list[int] | None, typer.Argument(help="Ids of dead events.")] = None,
     *,
-    everything: Annotated[bool, typer.Option("--all", help="Every dead event.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Every dead event that can be read.")] = False,
     reason: Annotated[str, typer.Option(help=WHY)] = "",
 ) -> None:
     """Have dead events tried again."""
     from nancalacc.orchestration.events_cli import retry_event
 
     change = partial(retry_event, reason=reason)
-    _change_events(event_ids, everything=everything, change=change, done="queued again")
+    _change_events(event_ids, everything=everything, unreadable=False, change=change, done="queued again")
 
 
 @events.command("drop")
@@ -198,11 +198,16 @@ def events_drop(
     from nancalacc.orchestration.events_cli import drop_event
 
     change = partial(drop_event, reason=reason)
-    _change_events(event_ids, everything=everything, change=change, done="dropped")
+    _change_events(event_ids, everything=everything, unreadable=True, change=change, done="dropped")
 
 
 def _change_events(
-    event_ids: list[int] | None, *, everything: bool, change: Callable[[Any, int], bool], done: str
+    event_ids: list[int] | None,
+    *,
+    everything: bool,
+    unreadable: bool,
+    change: Callable[[Any, int], bool],
+    done: str,
 ) -> None:
     from nancalacc.orchestration.events_cli import chosen
     from nancalacc.orchestration.hooks import open_database
@@ -211,7 +216,7 @@ def _change_events(
     try:
         with open_database() as opened:
             with opened.transaction() as connection:
-                wanted = chosen(connection, event_ids or [], all_dead=everything)
+                wanted = chosen(connection, event_ids or [], all_dead=everything, unreadable=unreadable)
             for event_id in wanted:
                 try:
                     with opened.transaction() as connection:

@@ -71,22 +71,18 @@ def show_event(connection: Connection, event_id: int) -> Mapping[str, Any]:
     return dict(row._mapping)
 
 
-def chosen(connection: Connection, event_ids: Sequence[int], *, all_dead: bool) -> list[int]:
-    """The events a command is about: those that are named, or all dead ones."""
+def chosen(
+    connection: Connection, event_ids: Sequence[int], *, all_dead: bool, unreadable: bool
+) -> list[int]:
+    """The events a command is about: those that are named, or all dead ones (`unreadable` ones, too)."""
     if bool(event_ids) == all_dead:
         raise ConfigurationError("Name the ids of events, or use --all for every dead one")
     if not all_dead:
         return list(event_ids)
-    return list(
-        connection.execute(
-            select(dingtalk_events.c.id)
-            .where(
-                dingtalk_events.c.status == EventStatus.DEAD.value,
-                ~func.coalesce(dingtalk_events.c.error, "").startswith(dead_events.UNREADABLE),
-            )
-            .order_by(dingtalk_events.c.id)
-        ).scalars()
-    )
+    dead = select(dingtalk_events.c.id).where(dingtalk_events.c.status == EventStatus.DEAD.value)
+    if not unreadable:
+        dead = dead.where(~func.coalesce(dingtalk_events.c.error, "").startswith(dead_events.UNREADABLE))
+    return list(connection.execute(dead.order_by(dingtalk_events.c.id)).scalars())
 
 
 def retry_event(connection: Connection, event_id: int, *, reason: str) -> bool:

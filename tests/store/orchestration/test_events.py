@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from nancalacc.errors import ConfigurationError
+from nancalacc.orchestration.events_cli import chosen
 from nancalacc.orchestration.triggers import EventsTrigger
 from nancalacc.sandbox.postgres import free_port
 from nancalacc.store.database import Database
@@ -117,3 +119,16 @@ def test_the_commands_list_show_retry_and_drop(database, database_url, tmp_path)
     wrong = command(database_url, tmp_path, "list", "--status", "broken")
     assert wrong.returncode == 1
     assert "pending, claimed, done, dead" in wrong.stderr
+
+
+def test_all_dead_events_can_be_dropped_and_those_that_can_be_read_tried_again(database):
+    for event_id in ("1", "2", "3"):
+        put(database, event_id)
+    with database.transaction() as connection:
+        connection.execute(text("UPDATE dingtalk_events SET status = 'dead' WHERE event_id <> '3'"))
+        connection.execute(text("UPDATE dingtalk_events SET error = 'Unreadable: x' WHERE event_id = '2'"))
+        assert chosen(connection, [], all_dead=True, unreadable=False) == [1]
+        assert chosen(connection, [], all_dead=True, unreadable=True) == [1, 2]
+        assert chosen(connection, [7], all_dead=False, unreadable=False) == [7]
+        with pytest.raises(ConfigurationError, match="--all"):
+            chosen(connection, [7], all_dead=True, unreadable=True)
