@@ -11,8 +11,9 @@ from sqlalchemy import Connection, text
 from nancalacc.store.database import Database
 from nancalacc.sync import plan as plans
 from nancalacc.sync import publish, staging
-from nancalacc.sync.known import KNOWN
-from nancalacc.sync.mapping import DepartmentRow, MembershipRow, PersonRow, encrypt_phone
+from nancalacc.sync.known import KNOWN, difference
+from nancalacc.sync.mapping import DepartmentRow, MembershipRow, PersonRow
+from nancalacc.sync.phones import encrypt_phone
 from nancalacc.sync.plan import Plan
 from nancalacc.sync.publish import Snapshot
 from nancalacc.sync.staging import Batch, Fetch
