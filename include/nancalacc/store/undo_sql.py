@@ -159,7 +159,7 @@ FILL = tuple(
             WHERE third_company_id = :company
             """,
             "CREATE INDEX ON undo_departments (did)",
-            "CREATE INDEX ON undo_users (uid)",
+            "CREATE INDEX ON undo_users (uid, source)",
             "CREATE INDEX ON undo_places (uid)",
             "ANALYZE undo_departments, undo_users, undo_places",
         ),
