@@ -41,10 +41,11 @@ DEPARTMENTS = """
 """
 USERS = """
     INSERT INTO {table} ({key}, uid, uid_key, account, account_key, nick_name, def_did, def_did_order,
-        avatar, email, title, work_place, leader, employer, employment_status, phone, telephone)
+        avatar, email, title, work_place, leader, employer, employment_status, phone, telephone, phone_key)
     SELECT {values}, uid, uid, uid, uid, '员工' || n, (1001 + {home} % (:departments - 1))::text, n,
         'https://example.com/' || n, uid || '@example.com', '工程师' || {suffix}, '北京',
-        'user' || to_char(n % 1000, 'FM000000'), n::text, 'active', md5('{table}' || n), ''
+        'user' || to_char(n % 1000, 'FM000000'), n::text, 'active', md5('{table}' || n), '',
+        md5('key' || n || {suffix})
     FROM (SELECT n, 'user' || to_char(n, 'FM000000') AS uid FROM generate_series({first}, {last} - 1) AS n) x
 """
 MEMBERSHIPS = """
@@ -131,7 +132,7 @@ def make_plan(url: str) -> Planned:
                 publish.save(connection, kind, fetch=FETCH, snapshot=SNAPSHOT, managers_read=True)
         before = time.perf_counter()
         with database.transaction() as connection:
-            assert plan.hash_of_snapshot(connection, snapshot=SNAPSHOT) == made.hash
+            assert plan.hash_of_snapshot(connection, snapshot=SNAPSHOT, fetch=FETCH) == made.hash
         again = time.perf_counter() - before
         rows = sum(counts[action] for counts in made.counts.values() for action in plan.ACTIONS)
         return Planned(seconds, again, mib(), rows)

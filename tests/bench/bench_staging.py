@@ -22,7 +22,8 @@ from nancalacc.store.database import Database
 from nancalacc.store.migrate import upgrade
 from nancalacc.sync import known, publish, resolve, staging
 from nancalacc.sync.findings import Findings
-from nancalacc.sync.mapping import DepartmentRow, MembershipRow, PersonRow, encrypt_phone
+from nancalacc.sync.mapping import DepartmentRow, MembershipRow, PersonRow
+from nancalacc.sync.phones import encrypt_phone
 from nancalacc.sync.publish import Snapshot
 from nancalacc.sync.reading import BATCH_ROWS
 from nancalacc.sync.staging import Batch, Fetch

@@ -176,10 +176,11 @@ class Company:
             time.sleep(0.1)
         raise AssertionError("nothing is being saved")
 
-    def wait_until_called(self, path: str) -> None:
-        """Wait until DingTalk or WPS gets a call of this path."""
+    def wait_until_called(self, path: str, *, times: int = 1) -> None:
+        """Wait until DingTalk or WPS has got a call of this path, or so many."""
         for _ in range(300):
-            if any(path in called for called in self.sandbox.calls.counts()):
+            calls = self.sandbox.calls.counts()
+            if sum(number for called, number in calls.items() if path in called) >= times:
                 return
             time.sleep(0.1)
         raise AssertionError(f"{path} was not called")

@@ -12,6 +12,8 @@ PERSON = (
     "account, nick_name, def_did, def_did_order, avatar, email, title, work_place, leader, employer,"
     " employment_status, phone, telephone"
 )
+WITHOUT = "CASE WHEN coalesce(phone, '') = '' THEN '' END, CASE WHEN coalesce(telephone, '') = '' THEN '' END"
+"""The keys of numbers that somebody does not have; NULL: not told yet."""
 CREATE = tuple(
     map(
         text,
@@ -28,7 +30,8 @@ CREATE = tuple(
                 def_did varchar(255), def_did_order integer, avatar varchar(255), email varchar(80),
                 title varchar(255), work_place varchar(255), leader varchar(255), employer varchar(255),
                 employment_status varchar(60), phone varchar(200), telephone varchar(200),
-                uid_key varchar(255), account_key varchar(255), manager varchar(255)
+                uid_key varchar(255), account_key varchar(255), manager varchar(255),
+                phone_key varchar(64), telephone_key varchar(64)
             ) ON COMMIT DROP
             """,
             """
@@ -87,10 +90,10 @@ BEFORE = tuple(
                 WHERE third_company_id = :company AND status = 1 AND id > :from_users AND id <= :to_users
                 ORDER BY uid, sync_time DESC, id DESC
             )
-            INSERT INTO undo_users (source, uid, {PERSON})
-            SELECT 'before', uid, {PERSON} FROM latest WHERE update_type <> 'user_del'
+            INSERT INTO undo_users (source, uid, {PERSON}, phone_key, telephone_key)
+            SELECT 'before', uid, {PERSON}, {WITHOUT} FROM latest WHERE update_type <> 'user_del'
             UNION ALL
-            SELECT 'before', uid, {PERSON} FROM tb_las_user u
+            SELECT 'before', uid, {PERSON}, {WITHOUT} FROM tb_las_user u
             WHERE third_company_id = :company AND task_id = :base
                 AND NOT EXISTS (SELECT FROM latest WHERE latest.uid = u.uid)
             """,  # noqa: S608
@@ -139,11 +142,12 @@ FILL = tuple(
             WHERE third_company_id = :company
             """,
             f"""
-            INSERT INTO undo_users (source, uid, {PERSON}, uid_key, account_key, manager)
-            SELECT 'published', uid, {PERSON}, NULL, NULL, NULL FROM tb_las_user
+            INSERT INTO undo_users
+                (source, uid, {PERSON}, phone_key, telephone_key, uid_key, account_key, manager)
+            SELECT 'published', uid, {PERSON}, {WITHOUT}, NULL, NULL, NULL FROM tb_las_user
             WHERE third_company_id = :company AND task_id = :task_id
             UNION ALL
-            SELECT 'known', uid, {PERSON}, uid_key, account_key, manager FROM known_users
+            SELECT 'known', uid, {PERSON}, {WITHOUT}, uid_key, account_key, manager FROM known_users
             WHERE third_company_id = :company
             """,  # noqa: S608
             """
@@ -155,12 +159,31 @@ FILL = tuple(
             WHERE third_company_id = :company
             """,
             "CREATE INDEX ON undo_departments (did)",
-            "CREATE INDEX ON undo_users (uid)",
+            "CREATE INDEX ON undo_users (uid, source)",
             "CREATE INDEX ON undo_places (uid)",
             "ANALYZE undo_departments, undo_users, undo_places",
         ),
     )
 )
+
+UNTOLD_PHONES = text("""
+    SELECT source, uid, phone, telephone FROM undo_users
+    WHERE (uid, source) > (:uid, :source) AND (phone_key IS NULL OR telephone_key IS NULL)
+    ORDER BY uid, source LIMIT :slice
+""")
+STORE_PHONE_KEYS = text("""
+    UPDATE undo_users u SET phone_key = new.phone_key, telephone_key = new.telephone_key
+    FROM unnest(
+        CAST(:sources AS text[]), CAST(:uids AS text[]), CAST(:phones AS text[]), CAST(:telephones AS text[])
+    ) AS new (source, uid, phone_key, telephone_key)
+    WHERE u.source = new.source AND u.uid = new.uid
+""")
+FORGET_PHONE_KEYS = text("""
+    UPDATE undo_users u SET phone_key = NULL, telephone_key = NULL
+    FROM undo_users untold
+    WHERE untold.uid = u.uid AND (untold.phone_key IS NULL OR untold.telephone_key IS NULL)
+""")
+"""Of whom one number cannot be told from others, none is compared."""
 
 COMPARE = text("""
     WITH places AS (
@@ -175,7 +198,7 @@ COMPARE = text("""
         SELECT u.source, 'users', u.uid, jsonb_build_array(
             account, nick_name, coalesce(def_did, ''), coalesce(def_did_order, 0), coalesce(avatar, ''),
             coalesce(email, ''), coalesce(title, ''), coalesce(work_place, ''), coalesce(u.leader, ''),
-            coalesce(employer, ''), coalesce(employment_status, ''), p.listed)
+            coalesce(employer, ''), coalesce(employment_status, ''), p.listed, phone_key, telephone_key)
         FROM undo_users u LEFT JOIN places p ON p.source = u.source AND p.uid = u.uid
     ), objects AS (
         SELECT kind, key,
@@ -192,7 +215,7 @@ COMPARE = text("""
             AND known IS DISTINCT FROM published THEN 'changed_since' END
     FROM objects
 """)
-"""Phone numbers are not compared: equal ones are encrypted differently [wps 5.4]."""
+"""Phone numbers by their keys: equal ones are encrypted differently [wps 5.4]."""
 
 ANALYZE = text("ANALYZE undo_objects")
 MISSING_KEYS = (
@@ -278,6 +301,13 @@ CLASHES = tuple(
                 AND u.email <> ''
             """,
             """
+            UPDATE undo_objects o SET state = 'left', reason = 'mobile_taken'
+            FROM undo_new_users u JOIN undo_new_users other
+                ON other.phone_key = u.phone_key AND other.uid <> u.uid
+            WHERE o.kind = 'users' AND o.key = u.uid AND u.is_restored AND NOT other.is_restored
+                AND u.phone_key <> ''
+            """,
+            """
             UPDATE undo_objects o SET state = 'left', reason = 'account_taken'
             FROM undo_new_users u JOIN undo_new_users other
                 ON other.uid_key = u.uid_key AND other.uid <> u.uid
@@ -302,13 +332,13 @@ STAGE = tuple(
             SELECT :transaction_id, :epoch, :attempt, uid, did, "order", coalesce(main, 0), leader
             FROM undo_new_places
             """,
-            # NULL in staging means "not read": what was empty before is to be empty again. A number that was
-            # given to WPS after the undone sync stays.
+            # NULL in staging means "not read": what was empty before is to be empty again. Numbers that are
+            # not told from others stay as WPS has them: it could not read them either.
             """
             INSERT INTO staged_users (
                 transaction_id, epoch, attempt, uid, uid_key, account, account_key, nick_name, def_did,
                 def_did_order, avatar, email, title, work_place, leader, manager, employer,
-                employment_status, phone, telephone)
+                employment_status, phone, telephone, phone_key)
             SELECT :transaction_id, :epoch, :attempt, u.uid, u.uid_key, u.account, u.account_key, u.nick_name,
                 u.def_did, u.def_did_order,
                 coalesce(u.avatar, CASE WHEN k.avatar IS NOT NULL THEN '' END),
@@ -319,12 +349,13 @@ STAGE = tuple(
                 u.manager,
                 coalesce(u.employer, CASE WHEN k.employer IS NOT NULL THEN '' END),
                 u.employment_status,
-                CASE WHEN k.phone IS NOT DISTINCT FROM p.phone THEN coalesce(u.phone, '') ELSE k.phone END,
-                CASE WHEN k.telephone IS NOT DISTINCT FROM p.telephone
-                    THEN coalesce(u.telephone, '') ELSE k.telephone END
+                CASE WHEN u.phone_key IS NULL THEN k.phone
+                    ELSE coalesce(u.phone, CASE WHEN k.phone IS NOT NULL THEN '' END) END,
+                CASE WHEN u.telephone_key IS NULL THEN k.telephone
+                    ELSE coalesce(u.telephone, CASE WHEN k.telephone IS NOT NULL THEN '' END) END,
+                nullif(u.phone_key, '')
             FROM undo_new_users u
             LEFT JOIN undo_users k ON k.source = 'known' AND k.uid = u.uid
-            LEFT JOIN undo_users p ON p.source = 'published' AND p.uid = u.uid
             """,
         ),
     )

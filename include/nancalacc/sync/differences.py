@@ -1,7 +1,7 @@
 """What a set of rows would change against known state: one SELECT for each kind of object.
 
 The rows are those of a fetch in staging, or those saved for WPS under a task id; both give the
-same changes. Phone numbers are not compared: equal ones are encrypted differently [wps 5.4].
+same changes.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, array
 from sqlalchemy.types import Text
 
 from nancalacc.store.tables import known_departments
-from nancalacc.sync.known import KEYS, KNOWN, NOT_COMPARED, Columns, to_write
+from nancalacc.sync import phone_columns
+from nancalacc.sync.known import KEYS, KNOWN, Columns, differing, to_write
 from nancalacc.sync.mapping import ROOT_DID, ROOT_ROW_PID
+from nancalacc.sync.phone_columns import PHONES
 from nancalacc.sync.publish import FINAL, Snapshot
 from nancalacc.sync.staging import TABLES, Fetch
 
@@ -45,8 +47,8 @@ PLACES: Mapping[str, str] = {"departments": "pid", "users": "def_did"}
 class Target:
     """A set of rows as WPS is to have them.
 
-    `rows`: the rows of a kind. `columns`: what they say, given them and the known rows of the same
-    objects (for what is carried over).
+    `rows`: the rows of a kind, with the hashes of numbers. `columns`: what they say, given them and the
+    known rows of the same objects (for what is carried over).
     """
 
     rows: Callable[[str], Subquery]
@@ -66,14 +68,18 @@ def of_fetch(fetch: Fetch, *, managers_read: bool) -> Target:
     return Target(rows, columns)
 
 
-def of_snapshot(snapshot: Snapshot) -> Target:
-    """The rows saved for WPS under a task id, without the root row."""
+def of_snapshot(snapshot: Snapshot, *, fetch: Fetch) -> Target:
+    """The rows of a fetch as they were saved for WPS under a task id, without the root row."""
 
     def rows(kind: str) -> Subquery:
-        table = FINAL[kind]
+        table, staged = FINAL[kind], TABLES[kind]
         statement = select(table).where(
             table.c.task_id == snapshot.task_id, table.c.third_company_id == snapshot.third_company_id
         )
+        if kind == "users":
+            statement = statement.add_columns(
+                *(phone_columns.key_of_saved(name, saved=table, staged=staged) for name in PHONES)
+            ).outerjoin(staged, and_(fetch.accepted(staged), staged.c.uid == table.c.uid))
         if kind == "departments":
             statement = statement.where(table.c.pid.is_distinct_from(ROOT_ROW_PID))
         return statement.subquery("s")
@@ -96,14 +102,11 @@ def changes(kind: str, *, target: Target, third_company_id: str) -> Select[Any]:
     columns = target.columns(kind, rows, known)
     key = KEYS[kind][0]
     is_added, is_removed = known.c[key].is_(None), rows.c[key].is_(None)
-    compared = {
-        name: value for name, value in columns.items() if name not in NOT_COMPARED and name not in KEYS[kind]
-    }
-    differs = {name: value.is_distinct_from(known.c[name]) for name, value in compared.items()}
+    differs = differing(kind, columns, rows=rows, known=known)
     is_changed = and_(~is_added, ~is_removed)
     action = case((is_added, "added"), (is_removed, "removed"), else_="changed")
-    differing = func.array_remove(array([case((differs[name], name)) for name in differs]), null())
-    fields = case((is_changed, differing), else_=cast(array([], type_=Text), ARRAY(Text)))
+    named = func.array_remove(array([case((differs[name], name)) for name in differs]), null())
+    fields = case((is_changed, named), else_=cast(array([], type_=Text), ARRAY(Text)))
     ids = {name: func.coalesce(rows.c[name], known.c[name]) for name in KEYS[kind]}
     is_moved: ColumnElement[bool] = false()
     if kind in PLACES:
@@ -113,12 +116,16 @@ def changes(kind: str, *, target: Target, third_company_id: str) -> Select[Any]:
         is_disabled = and_(
             is_changed, known.c.employment_status == ACTIVE, differs["employment_status"].is_(True)
         )
+    becomes = {
+        name: phone_columns.identity(name, value, rows=rows, known=known) if name in PHONES else value
+        for name, value in columns.items()
+    }
     content = func.jsonb_build_array(
         literal(kind, String),
         action,
         *ids.values(),
         func.to_jsonb(fields),
-        *(case((is_removed, null()), else_=value) for value in compared.values()),
+        *(case((is_removed, null()), else_=becomes[name]) for name in differs),
         type_=JSONB,
     )
     missing = cast(null(), String)
@@ -130,9 +137,9 @@ def changes(kind: str, *, target: Target, third_company_id: str) -> Select[Any]:
             action.label("action"),
             ids.get("uid", missing).label("uid"),
             ids.get("did", missing).label("did"),
-            (case((~is_removed, compared[name])) if name else missing).label("name"),
+            (case((~is_removed, columns[name])) if name else missing).label("name"),
             (known.c[name] if name else missing).label("old_name"),
-            (case((~is_removed, compared[place])) if place else missing).label("place"),
+            (case((~is_removed, columns[place])) if place else missing).label("place"),
             (known.c[place] if place else missing).label("old_place"),
             fields.label("fields"),
             is_moved.label("is_moved"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -25,6 +26,7 @@ from nancalacc.store.undo_sql import (
     CREATE,
     EXAMPLES,
     FILL,
+    FORGET_PHONE_KEYS,
     KEEP_LEFT,
     LEFT,
     MISSING_KEYS,
@@ -32,9 +34,12 @@ from nancalacc.store.undo_sql import (
     RESTORED,
     STAGE,
     STORE_KEYS,
+    STORE_PHONE_KEYS,
+    UNTOLD_PHONES,
 )
 from nancalacc.sync import publish
 from nancalacc.sync.mapping import fold
+from nancalacc.sync.phones import decrypt_phone, number_key
 from nancalacc.sync.publish import INCREMENTS, SNAPSHOT_SAGAS, Snapshot
 from nancalacc.sync.staging import Fetch
 
@@ -50,6 +55,7 @@ REASONS: Mapping[str, str] = {
     "name_taken": "departments whose name a sibling has now",
     "account_taken": "people whose account somebody else has now",
     "email_taken": "people whose e-mail address somebody else has now",
+    "mobile_taken": "people whose mobile number somebody else has now",
 }
 """Why an object that the undone sync changed stays as it is."""
 
@@ -152,11 +158,13 @@ def find(connection: Connection, transaction_id: str, *, third_company_id: str, 
     return Undone(transaction_id, snapshot, base, marks, base_marks)
 
 
-def stage(connection: Connection, undone: Undone, *, fetch: Fetch) -> tuple[dict[str, int], dict[str, int]]:
+def stage(
+    connection: Connection, undone: Undone, *, fetch: Fetch, phone_salt: str
+) -> tuple[dict[str, int], dict[str, int]]:
     """Stage what WPS is to have, and list what is left alone.
 
     Returns how many objects go back, by kind, and how many do not, by reason. The working tables are
-    temporary; nothing of an organisation comes into this process but what must be folded.
+    temporary; of an organisation comes into this process, in slices, what must be folded or decrypted.
     """
     values: dict[str, Any] = {
         "company": undone.snapshot.third_company_id,
@@ -175,6 +183,7 @@ def stage(connection: Connection, undone: Undone, *, fetch: Fetch) -> tuple[dict
     ).scalars()
     if list(roots) != [task_id for task_id in (undone.task_id, undone.base) if task_id]:
         raise RefusedError(_gone("A snapshot that was being read"))
+    _tell_phones(connection, salt=phone_salt, company=undone.snapshot.third_company_id)
     connection.execute(COMPARE)
     connection.execute(ANALYZE)
     _fill_keys(connection)
@@ -221,6 +230,30 @@ def _marks(connection: Connection, task_id: str, *, third_company_id: str) -> Ma
         ).scalar_one()
         for kind, table in INCREMENTS.items()
     }
+
+
+def _tell_phones(connection: Connection, *, salt: str, company: str) -> None:
+    """Give everybody's numbers in each state the keys by which they are compared."""
+
+    # What is known is often what was published, to the last character.
+    @lru_cache(maxsize=8)
+    def key(number: str | None, uid: str) -> str | None:
+        plain = decrypt_phone(number, uid=uid, salt=salt) if number else ""
+        return None if plain is None else number_key(plain, salt=salt, company=company)
+
+    last = {"uid": "", "source": ""}
+    while rows := connection.execute(UNTOLD_PHONES, last | {"slice": SLICE}).all():
+        connection.execute(
+            STORE_PHONE_KEYS,
+            {
+                "sources": [row.source for row in rows],
+                "uids": [row.uid for row in rows],
+                "phones": [key(row.phone, row.uid) for row in rows],
+                "telephones": [key(row.telephone, row.uid) for row in rows],
+            },
+        )
+        last = {"uid": rows[-1].uid, "source": rows[-1].source}
+    connection.execute(FORGET_PHONE_KEYS)
 
 
 def _fill_keys(connection: Connection) -> None:

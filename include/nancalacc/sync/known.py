@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    FromClause,
     Table,
     and_,
     case,
@@ -28,6 +29,8 @@ from nancalacc.store.tables import (
     known_memberships,
     known_users,
 )
+from nancalacc.sync import phone_columns
+from nancalacc.sync.phone_columns import PHONES
 from nancalacc.sync.staging import TABLES, Fetch
 
 KNOWN: dict[str, Table] = {
@@ -37,8 +40,6 @@ KNOWN: dict[str, Table] = {
 }
 KEYS: dict[str, tuple[str, ...]] = {"departments": ("did",), "users": ("uid",), "memberships": ("uid", "did")}
 OPTIONAL = ("avatar", "email", "title", "work_place", "employer", "phone", "telephone")
-NOT_COMPARED = frozenset({"phone", "telephone"})
-"""Encrypted anew each time: equal numbers differ [wps 5.4]."""
 
 Columns = Mapping[str, ColumnElement[Any]]
 
@@ -98,23 +99,30 @@ def same_object(kind: str, *, staged: Any, known: Any, third_company_id: str) ->
     )
 
 
+def differing(
+    kind: str, columns: Columns, *, rows: FromClause, known: FromClause
+) -> dict[str, ColumnElement[bool]]:
+    """For each column but the keys whether it says something else than is known."""
+    return {
+        name: phone_columns.differs(name, value, rows=rows, known=known)
+        if name in PHONES
+        else value.is_distinct_from(known.c[name])
+        for name, value in columns.items()
+        if name not in KEYS[kind]
+    }
+
+
 def difference(
     connection: Connection, kind: str, *, fetch: Fetch, third_company_id: str, managers_read: bool
 ) -> Difference:
-    """What the accepted rows of a fetch change against known state; phone numbers are not compared."""
+    """What the accepted rows of a fetch change against known state."""
     staged_table, known_table = TABLES[kind], KNOWN[kind]
     staged = select(staged_table).where(fetch.accepted(staged_table)).subquery("s")
     known = select(known_table).where(known_table.c.third_company_id == third_company_id).subquery("k")
     columns = to_write(kind, staged=staged, known=known, managers_read=managers_read)
     key = KEYS[kind][0]
     in_both = and_(staged.c[key].is_not(None), known.c[key].is_not(None))
-    changed = or_(
-        *(
-            value.is_distinct_from(known.c[name])
-            for name, value in columns.items()
-            if name not in NOT_COMPARED and name not in KEYS[kind]
-        )
-    )
+    changed = or_(*differing(kind, columns, rows=staged, known=known).values())
     on = and_(*(known.c[name] == staged.c[name] for name in KEYS[kind]))
     row = connection.execute(
         select(

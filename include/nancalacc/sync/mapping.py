@@ -7,19 +7,15 @@ DingTalk said so [dt 2.7].
 
 from __future__ import annotations
 
-import hmac
-import os
 import unicodedata
-from base64 import b64encode
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from nancalacc.config import AccountSource
 from nancalacc.sync.findings import Reason
+from nancalacc.sync.phones import HOME_STATE_CODE, LONGEST_PHONE, encrypt_phone, number_key, value_key
 
 ROOT_ROW_DID, ROOT_ROW_PID = "0", "-1"
 """The row without which no WPS job runs [wps 5.2]."""
@@ -28,12 +24,7 @@ ROOT_DID = "1"
 
 WIDTH = 255
 EMAIL_WIDTH = 80
-LONGEST_PHONE = 122
-"""Bytes of a phone number of which the encrypted text still fits its 200 characters."""
 LEAST_ORDER, GREATEST_ORDER = -(2**31), 2**31 - 1
-NONCE_LENGTH = 12
-KEY_LENGTH = 32
-HOME_STATE_CODE = "86"
 IGNORED_IN_COMPARISON = {"Mn", "Me", "Cf", "Cc"}
 
 Record = Mapping[str, Any]
@@ -198,8 +189,8 @@ class Mapper:
             employment_status=_employment_status(record.get("active")),
             phone=self._encrypted(phone, uid=uid, notes=notes),
             telephone=self._encrypted(text(record.get("telephone")), uid=uid, notes=notes),
-            phone_key=self._value_key("mobile", None if phone is None else bare_phone(phone)),
-            email_key=self._value_key("email", None if email is None else fold(email)),
+            phone_key=self._phone_key(phone),
+            email_key=self._email_key(email),
             departments=len(dept_ids) if departments is None else departments,
             notes=tuple(notes.found),
         )
@@ -254,16 +245,13 @@ class Mapper:
             return notes.cut(account)
         return notes.replaced(Reason.ACCOUNT_FROM_USERID, uid)
 
-    def _value_key(self, kind: str, value: str | None) -> str | None:
-        """What tells equal values of one company apart from others; '' for none, None if not read.
+    def _phone_key(self, phone: str | None) -> str | None:
+        return None if phone is None else number_key(phone, salt=self.phone_salt, company=self.company)
 
-        Keyed with the secret that encrypts the numbers: who does not have it learns only who shares a
-        value, who has it could read the numbers themselves.
-        """
-        if not value:
-            return value
-        key = sha256(f"nancalacc value key\0{self.phone_salt}".encode()).digest()
-        return hmac.new(key, f"{self.company}\0{kind}\0{value}".encode(), sha256).hexdigest()[:KEY_LENGTH]
+    def _email_key(self, email: str | None) -> str | None:
+        if email is None:
+            return None
+        return value_key("email", fold(email), salt=self.phone_salt, company=self.company)
 
     def _encrypted(self, plain: str | None, *, uid: str, notes: _Notes) -> str | None:
         if plain is None:
@@ -383,26 +371,6 @@ def fold(value: str) -> str:
 def suffixed(value: str, suffix: str) -> str:
     """The value with a suffix, cut so that both fit the column."""
     return f"{value[: WIDTH - len(suffix)]}{suffix}"
-
-
-def bare_phone(number: str) -> str:
-    """A phone number without what may be written in different ways: its digits, + before a foreign one."""
-    digits = "".join(char for char in unicodedata.normalize("NFKC", number) if char.isdecimal())
-    if not number.strip().startswith("+"):
-        return digits
-    return digits.removeprefix(HOME_STATE_CODE) if digits.startswith(HOME_STATE_CODE) else f"+{digits}"
-
-
-def encrypt_phone(plain: str, *, uid: str, salt: str, iv: bytes | None = None) -> str:
-    """A phone number as WPS reads it: AES-256-GCM under a key of the row's own uid [wps 5.4].
-
-    Empty stays empty. The iv is random, so two ciphertexts of one number differ.
-    """
-    if not plain:
-        return ""
-    key = sha256((uid + salt).encode()).hexdigest()[:32].encode("ascii")
-    nonce = os.urandom(NONCE_LENGTH) if iv is None else iv
-    return b64encode(nonce + AESGCM(key).encrypt(nonce, plain.encode(), None)).decode("ascii")
 
 
 def _bare(value: str) -> str:

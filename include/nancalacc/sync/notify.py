@@ -86,7 +86,7 @@ def _guard_newest(snapshot: Snapshot, connection: Connection) -> None:
 
 
 def _guard_plan(plan: Plan, snapshot: Snapshot, connection: Connection) -> None:
-    found = hash_of_snapshot(connection, snapshot=snapshot)
+    found = hash_of_snapshot(connection, snapshot=snapshot, fetch=plan.fetch)
     if found != plan.hash:
         raise GuardError(
             f"The saved rows are no longer those of plan {short(plan)}: task id {snapshot.task_id} is not"

@@ -138,10 +138,10 @@ def make(connection: Connection, *, fetch: Fetch, third_company_id: str, manager
     return plan
 
 
-def hash_of_snapshot(connection: Connection, *, snapshot: Snapshot) -> str:
-    """The hash of what the rows saved under a task id change against known state."""
+def hash_of_snapshot(connection: Connection, *, snapshot: Snapshot, fetch: Fetch) -> str:
+    """The hash of what the rows of a fetch, as saved under a task id, change against known state."""
     staging.prefer_hash_joins(connection)
-    target = differences.of_snapshot(snapshot)
+    target = differences.of_snapshot(snapshot, fetch=fetch)
     every = (
         differences.changes(kind, target=target, third_company_id=snapshot.third_company_id).subquery(kind)
         for kind in KNOWN

@@ -61,7 +61,9 @@ def stage_former_state(ctx: StepContext) -> Mapping[str, Any]:
     with ctx.transaction() as connection:
         staging.delete_all(connection, transaction_id=fetch.transaction_id)
         staging.prefer_hash_joins(connection)
-        restored, left = former.stage(connection, undone, fetch=fetch)
+        restored, left = former.stage(
+            connection, undone, fetch=fetch, phone_salt=company.wps.phone_salt_secret
+        )
         resolve.empty_unknown_leaders(
             connection,
             fetch.key() | {"company": third_company_id},

@@ -11,8 +11,9 @@ from sqlalchemy import Connection, text
 from nancalacc.store.database import Database
 from nancalacc.sync import plan as plans
 from nancalacc.sync import publish, staging
-from nancalacc.sync.known import KNOWN
-from nancalacc.sync.mapping import DepartmentRow, MembershipRow, PersonRow, encrypt_phone
+from nancalacc.sync.known import KNOWN, difference
+from nancalacc.sync.mapping import DepartmentRow, MembershipRow, PersonRow
+from nancalacc.sync.phones import encrypt_phone
 from nancalacc.sync.plan import Plan
 from nancalacc.sync.publish import Snapshot
 from nancalacc.sync.staging import Batch, Fetch
@@ -192,6 +193,77 @@ def test_no_value_but_names_and_departments_is_written_down(planning):
     assert secret not in str(plan)
 
 
+HAS, HAS_OTHER, HAS_NONE, IS_HELD_BACK, NOT_READ, OF_UNKNOWN_KEY = (
+    {"phone": "encrypted", "phone_key": "this"},
+    {"phone": "encrypted otherwise", "phone_key": "other"},
+    {"phone": "", "phone_key": ""},
+    {"phone": "", "phone_key": "this"},
+    {"phone": None, "phone_key": None},
+    {"phone": "encrypted once", "phone_key": None},
+)
+
+
+ANOTHER_NUMBER = [
+    (HAS, HAS_OTHER),
+    (HAS, HAS_NONE),
+    (HAS, IS_HELD_BACK),
+    (HAS_NONE, HAS),
+    (IS_HELD_BACK, HAS),
+    (NOT_READ, HAS),
+    (OF_UNKNOWN_KEY, HAS_NONE),
+    ({"telephone": ""}, {"telephone": "encrypted"}),
+    ({"telephone": "encrypted"}, {"telephone": ""}),
+    ({"telephone": None}, {"telephone": "encrypted"}),
+]
+THE_SAME_OR_UNTOLD = [
+    (HAS, HAS | {"phone": "encrypted anew"}),
+    (HAS, NOT_READ),
+    (OF_UNKNOWN_KEY, HAS),
+    (OF_UNKNOWN_KEY, NOT_READ),
+    (IS_HELD_BACK, IS_HELD_BACK),
+    (IS_HELD_BACK, NOT_READ),
+    (IS_HELD_BACK, HAS_NONE),
+    (HAS_NONE, IS_HELD_BACK),
+    (HAS_NONE, NOT_READ),
+    (NOT_READ, HAS_NONE),
+    ({"telephone": "encrypted"}, {"telephone": "encrypted anew"}),
+    ({"telephone": "encrypted"}, {"telephone": None}),
+    ({"telephone": None}, {"telephone": ""}),
+]
+"""What is known of somebody, and what is staged."""
+
+
+class TestNumbers:
+    """Equal numbers are encrypted differently; nobody may seem changed because of that."""
+
+    def test_another_number_alone_is_a_change_and_what_cannot_be_told_is_none(self, planning):
+        cases = {
+            f"{kind}{number:02d}": case
+            for kind, table in (("changed", ANOTHER_NUMBER), ("same", THE_SAME_OR_UNTOLD))
+            for number, case in enumerate(table)
+        }
+        planning.known(Batch(users=[person(uid, **known) for uid, (known, _) in cases.items()]))
+        plan = planning.plan(Batch(users=[person(uid, **staged) for uid, (_, staged) in cases.items()]))
+        assert {row.uid: list(row.fields) for row in planning.changes(plan, "users")} == {
+            f"changed{number:02d}": ["phone" if "phone" in known else "telephone"]
+            for number, (known, _) in enumerate(ANOTHER_NUMBER)
+        }
+        counted = difference(
+            planning.connection, "users", fetch=plan.fetch, third_company_id="c", managers_read=False
+        )
+        assert counted.changed == plan.counts["users"]["changed"] == len(ANOTHER_NUMBER)
+
+    def test_the_hash_covers_the_number_and_not_its_encryption(self, planning):
+        planning.known(organisation())
+        hashes = []
+        for numbers in (HAS, HAS | {"phone": "encrypted anew"}, HAS_OTHER):
+            changed = organisation()
+            changed.users[0] = person("a", "200", **numbers)
+            changed.users.append(person("new", **numbers))
+            hashes.append(planning.plan(changed).hash)
+        assert hashes[0] == hashes[1] != hashes[2]
+
+
 class TestSubtrees:
     def test_changes_are_counted_where_the_objects_were(self, planning):
         planning.known(organisation())
@@ -264,17 +336,23 @@ class TestHash:
         assert planning.plan(first).hash != planning.plan(second).hash
 
     def test_the_saved_rows_have_the_hash_of_their_plan(self, planning):
-        planning.known(organisation())
-        changed = organisation()
-        changed.users = [person("a", "200", employment_status=None), *without(changed.users, "a", "b")]
+        before, changed = organisation(), organisation()
+        before.users[2], before.users[3] = person("c", **HAS), person("d", **HAS, telephone="encrypted")
+        planning.known(before)
+        changed.users = [
+            person("a", "200", employment_status=None, **HAS, telephone="encrypted"),
+            person("c", **NOT_READ),
+            person("d", **HAS_OTHER),
+            *without(changed.users, *"abcd"),
+        ]
         changed.departments[3] = replace(department("200", "1", "neu"), order=None)
         plan = planning.plan(changed)
         for kind in staging.TABLES:
             publish.save(planning.connection, kind, fetch=plan.fetch, snapshot=SNAPSHOT, managers_read=False)
         publish.insert_root(planning.connection, snapshot=SNAPSHOT, company_name="company")
-        assert plans.hash_of_snapshot(planning.connection, snapshot=SNAPSHOT) == plan.hash
+        assert plans.hash_of_snapshot(planning.connection, snapshot=SNAPSHOT, fetch=plan.fetch) == plan.hash
         planning.connection.execute(text("UPDATE tb_las_user SET title = 'by hand' WHERE uid = 'c'"))
-        assert plans.hash_of_snapshot(planning.connection, snapshot=SNAPSHOT) != plan.hash
+        assert plans.hash_of_snapshot(planning.connection, snapshot=SNAPSHOT, fetch=plan.fetch) != plan.hash
 
     def test_of_another_company_nothing_counts(self, planning):
         planning.known(organisation())

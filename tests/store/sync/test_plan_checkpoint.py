@@ -169,6 +169,7 @@ class TestNobodyGetsPast:
         "tampering",
         [
             "UPDATE tb_las_user SET title = 'by hand' WHERE task_id = :task_id AND uid = 'u20'",
+            "UPDATE tb_las_user SET phone = 'by hand' WHERE task_id = :task_id AND uid = 'u20'",
             "UPDATE tb_las_department SET pid = '200' WHERE task_id = :task_id AND did = '110'",
             "UPDATE tb_las_department_user SET \"order\" = 99 WHERE task_id = :task_id AND uid = 'u20'",
             "UPDATE known_users SET nick_name = 'by hand' WHERE uid = 'u20' AND :task_id <> ''",

@@ -311,15 +311,45 @@ class TestAfterOtherChanges:
         undo.fails(GuardError, match="nothing to undo")
         assert undo.left == {("departments", "710", "ring")}
 
-    def test_a_phone_number_given_since_stays(self, sync, sandbox, organisation):
+    def test_a_number_given_since_is_a_change_since(self, sync, sandbox, organisation):
         sync.complete()
-        organisation.modify_user("u02", name="错名", mobile="18800000001")
+        for number in (2, 3, 4):
+            organisation.modify_user(f"u0{number}", mobile=f"1880000000{number}", telephone="9001")
         wrong = sync.complete()
-        organisation.modify_user("u02", name="错名", mobile="18800000002")
+        organisation.modify_user("u02", mobile="18700000002")
+        organisation.modify_user("u03", telephone="9002")
         sync.complete()
-        Undo(sync, wrong.transaction_id).complete()
+        undo = Undo(sync, wrong.transaction_id).complete()
+        assert undo.left == {("users", "u02", "changed_since"), ("users", "u03", "changed_since")}
+        numbers = [
+            (user.phone, user.telephone) for user in map(sandbox.directory.user, ("u02", "u03", "u04"))
+        ]
+        assert numbers == [("18700000002", "9001"), ("18800000003", "9002"), ("19900000004", "8001")]
+
+    def test_a_number_that_somebody_else_has_now_is_not_taken_from_them(self, sync, sandbox, organisation):
+        sync.complete()
+        organisation.modify_user("u01", mobile="18800000001")
+        organisation.modify_user("u04", name="错名")
+        undone = sync.complete()
+        organisation.modify_user("u02", mobile="199 0000 0001")
+        sync.complete()
+        undo = Undo(sync, undone.transaction_id).complete()
+        assert undo.left == {("users", "u01", "mobile_taken")}
+        assert sandbox.directory.user("u01").phone == "18800000001"
+        assert sandbox.directory.user("u04").nick_name == "员工4"
+
+    def test_numbers_encrypted_with_a_former_salt_stay_as_wps_has_them(
+        self, sync, sandbox, organisation, monkeypatch
+    ):
+        sync.complete()
+        monkeypatch.setattr(sandbox.consumer, "_salt", "another")
+        sync.company.change("wps", phone_salt_secret="another")
+        organisation.modify_user("u02", name="错名")
+        wrong = sync.complete()
+        undo = Undo(sync, wrong.transaction_id).complete()
+        assert (undo.outcome["restored"], undo.left) == ({"users": 1}, set())
         user = sandbox.directory.user("u02")
-        assert (user.nick_name, user.phone[-11:]) == ("员工2", "18800000002")
+        assert (user.nick_name, user.phone, user.telephone) == ("员工2", "19900000002", "8001")
 
 
 class TestOfAnUndo:
@@ -343,19 +373,23 @@ class TestOfAnUndo:
         undo = Undo(sync, wrong.transaction_id)
         assert undo.fails(GuardError, match="nothing to undo") is SagaStatus.COMPENSATED
 
-    def test_a_number_that_came_back_is_not_compared_by_the_key_of_the_undone_one(self, sync, organisation):
-        sync.complete()
-        organisation.modify_user("u01", mobile="19955555555")
-        organisation.modify_user("u01", name="改名")
-        undone = sync.complete()
+    def test_a_number_that_came_back_is_compared_by_its_own_key(self, sync, organisation):
         key = "SELECT phone_key FROM known_users WHERE uid = 'u01'"
-        assert sync.value(key)
-
-        Undo(sync, undone.transaction_id).complete()
-
-        assert sync.value(key) is None
         sync.complete()
-        assert sync.value(key)
+        before = sync.value(key)
+        organisation.modify_user("u01", mobile="19955555555")
+        undone = sync.complete()
+        after = sync.value(key)
+
+        undo = Undo(sync, undone.transaction_id).complete()
+
+        assert undo.outcome["restored"] == {"users": 1}
+        assert sync.value(key) == before != after
+        fields = "SELECT fields FROM plan_changes WHERE transaction_id = :id"
+        assert sync.value(fields, id=undo.transaction_id) == ["phone"]
+        again = sync.complete()
+        assert sync.value(fields, id=again.transaction_id) == ["phone"]
+        assert sync.value(key) == after
 
     def test_the_next_full_sync_brings_dingtalk_again(self, sync, sandbox, organisation):
         sync.complete()
@@ -463,8 +497,9 @@ class TestRefused:
                 connection, wrong.transaction_id, third_company_id="sandbox", platform_id="dingtalk"
             )
             assert snapshots(connection, keep=1, limit=3) == 3
+            fetch = Fetch(wrong.transaction_id, epoch=9, attempt=1)
             with pytest.raises(RefusedError, match="NANCALACC_KEEP_SNAPSHOTS"):
-                former.stage(connection, undone, fetch=Fetch(wrong.transaction_id, epoch=9, attempt=1))
+                former.stage(connection, undone, fetch=fetch, phone_salt="")
 
     def test_it_is_refused_while_a_full_sync_runs_and_the_other_way_round(self, sync, organisation):
         sync.complete()
@@ -498,7 +533,7 @@ def known_state(sync) -> list[Any]:
         sync.rows('SELECT did, pid, name, name_key, "order" FROM known_departments ORDER BY did'),
         sync.rows(
             "SELECT uid, uid_key, account, account_key, nick_name, def_did, def_did_order, email, title,"
-            " leader FROM known_users ORDER BY uid"
+            " leader, phone_key FROM known_users ORDER BY uid"
         ),
         sync.rows('SELECT uid, did, "order", main FROM known_memberships ORDER BY uid, did'),
     ]

@@ -12,13 +12,13 @@ from nancalacc.sync.findings import Reason
 from nancalacc.sync.mapping import (
     Mapper,
     departments_of,
-    encrypt_phone,
     flag,
     fold,
     suffixed,
     text,
     whole,
 )
+from nancalacc.sync.phones import encrypt_phone
 
 SALT = "test-salt"
 MAPPER = Mapper(root_dept_id=1, account_source=AccountSource.USERID, phone_salt=SALT)

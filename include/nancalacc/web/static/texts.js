@@ -128,6 +128,7 @@ const WORDS = {
   left_name_taken: ["a sibling has its name now", "名称已被同级部门占用"],
   left_account_taken: ["somebody else has the account now", "登录名已被他人占用"],
   left_email_taken: ["somebody else has the e-mail address now", "邮箱已被他人占用"],
+  left_mobile_taken: ["somebody else has the number now", "手机号已被他人占用"],
   event_retry: ["Retried by {user}: {reason}", "{user} 已重试：{reason}"],
   event_drop: ["Dropped by {user}: {reason}", "{user} 已丢弃：{reason}"],
   verdict_superseded: ["not read back", "未回读"],
