@@ -65,3 +65,9 @@ def test_each_epoch_has_its_own_timeline_and_its_own_part_of_the_trail(page: Pag
     expect(page.locator(".facts")).to_contain_text("20260101000000", timeout=15_000)
     expect(page.locator(".span.back")).to_have_count(4)
     assert page.evaluate("window.unchanged") is True, "the epoch that was chosen stays"
+
+
+def test_a_saga_that_has_not_begun_says_so(page: Page, site: Site):
+    site.rows.saga("waiting", status="pending", done=0)
+    page.goto(site.console)
+    expect(page.locator("table.sagas .badge")).to_contain_text("Pending")

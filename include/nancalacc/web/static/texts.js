@@ -100,7 +100,6 @@ const WORDS = {
   verified: ["as it was given", "与交付一致"],
   drifted: ["differs", "有差异"],
   stopped: ["stopped by its thresholds", "被其阈值停止"],
-  pending: ["not applied yet", "尚未应用"],
   restoredObjects: ["Brought back", "已恢复"],
   leftAlone: ["Left alone", "保持不变"],
   recoverText: ["Has saga_recovery finish a saga whose run has ended or is gone.", "由 saga_recovery 完成运行已结束或已不存在的 Saga。"],
