@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import FrameLocator, Page, expect
 
-from browser.conftest import Opened
+from browser.conftest import Opened, forget_airflows_complaints
 from e2e.company import DAG, Company
 from nancalacc.saga.definition import transaction_id_of
 
@@ -26,11 +26,6 @@ def sign_in(page: Page, company: Company, path: str) -> None:
 
 def frame(page: Page) -> FrameLocator:
     return page.frame_locator("iframe")
-
-
-def forget_airflows_complaints(opened: Opened) -> None:
-    """What Airflow's own pages write to the console is not ours."""
-    opened.complaints = [each for each in opened.complaints if "nancalacc" in each]
 
 
 def test_a_failed_sync_is_found_understood_and_retried(

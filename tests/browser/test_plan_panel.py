@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from browser.conftest import Opened, Site
-from browser.test_in_airflow import forget_airflows_complaints, sign_in
+from browser.conftest import Opened, Site, forget_airflows_complaints
+from browser.test_in_airflow import sign_in
 from e2e.company import DAG, Company
 from plan_rows import FORMULA, HASH, decision, plan
 
