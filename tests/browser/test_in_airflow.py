@@ -67,7 +67,7 @@ def test_a_running_sync_is_watched_live(opened: Opened, company: Company, pictur
     expect(frame(page).locator(".empty")).to_contain_text("No sync has run yet")
     with company.slow("tb_las_user", seconds=6):
         run_id = company.trigger()
-        expect(frame(page).locator("table.sagas")).to_contain_text("at save_users", timeout=60_000)
+        expect(frame(page).locator("table.sagas")).to_contain_text("at save_users")
         picture("airflow-running", full_page=False)
         frame(page).locator("a.saga").click()
         expect(frame(page).locator(".title .badge")).to_contain_text("Completed", timeout=90_000)
