@@ -82,10 +82,10 @@ def everything(rows: Rows, transaction_id: str) -> None:
             Jsonb(data),
             f"{transaction_id}:{step}",
         )
-    breaches = ["users_removed: 120 of 12000 users would be removed, at most 100 may be"]
+    beyond = ["120 of 12000 users would be removed, at most 100 may be (limit users_removed)"]
     events = {
         "verification": {"verdict": "drifted", "message": "WPS differs: 2 users missing in WPS"},
-        "approval_requested": {"checkpoint": "plan_changes", "hash": HASH, "breaches": breaches},
+        "approval_requested": {"checkpoint": "plan_changes", "hash": HASH, "beyond": beyond},
     }
     for kind, data in events.items():
         rows.execute(
