@@ -59,40 +59,6 @@ class Site:
         await send({"type": "http.response.body", "body": content})
 
 
-@pytest.fixture
-def site(database_url: str) -> Iterator[Site]:
-    from fastapi import HTTPException
-
-    made = Site(Rows(database_url))
-    desk = Desk(url=lambda: database_url, settings=Settings)
-    services = WebServices(url=lambda: database_url)
-    app = create_app(services, desk=desk, access=made)
-
-    def person() -> SimpleAuthManagerUser:
-        if not made.signed_in:
-            raise HTTPException(401, "Not authenticated")
-        return SimpleAuthManagerUser(username="ann", role="ADMIN")
-
-    app.dependency_overrides[get_user] = person
-
-    async def mounted(scope: Any, receive: Any, send: Any) -> None:
-        below = scope | {"root_path": f"{ROOT}/nancalacc", "nancalacc.airflow": made.airflow}
-        await app(below, receive, send)
-
-    server = uvicorn.Server(uvicorn.Config(mounted, port=0, log_config=None, lifespan="off"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    made.port = server.servers[0].sockets[0].getsockname()[1]
-    assert httpx.get(made.console, trust_env=False).status_code == 200
-    yield made
-    server.should_exit = True
-    thread.join()
-    desk.close()
-    services.close()
-
-
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     if not Path(CHROMIUM).exists():
@@ -134,6 +100,42 @@ def opened(chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Opened
     yield found
     context.close()
     assert found.complaints == []
+
+
+@pytest.fixture
+def site(database_url: str, opened: Opened) -> Iterator[Site]:
+    from fastapi import HTTPException
+
+    made = Site(Rows(database_url))
+    desk = Desk(url=lambda: database_url, settings=Settings)
+    services = WebServices(url=lambda: database_url)
+    app = create_app(services, desk=desk, access=made)
+
+    def person() -> SimpleAuthManagerUser:
+        if not made.signed_in:
+            raise HTTPException(401, "Not authenticated")
+        return SimpleAuthManagerUser(username="ann", role="ADMIN")
+
+    app.dependency_overrides[get_user] = person
+
+    async def mounted(scope: Any, receive: Any, send: Any) -> None:
+        below = scope | {"root_path": f"{ROOT}/nancalacc", "nancalacc.airflow": made.airflow}
+        await app(below, receive, send)
+
+    server = uvicorn.Server(uvicorn.Config(mounted, port=0, log_config=None, lifespan="off"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    made.port = server.servers[0].sockets[0].getsockname()[1]
+    assert httpx.get(made.console, trust_env=False).status_code == 200
+    yield made
+    # It asks every few seconds, and would complain that nobody answers any more.
+    opened.page.goto("about:blank")
+    server.should_exit = True
+    thread.join()
+    desk.close()
+    services.close()
 
 
 def forget_airflows_complaints(opened: Opened) -> None:
