@@ -16,6 +16,7 @@ from nancalacc.sandbox.dingtalk import DingTalkRules
 from nancalacc.sandbox.postgres import Postgres, free_port
 from nancalacc.sandbox.server import Sandbox, SandboxOptions, running_sandbox
 from nancalacc.sandbox.stack import AirflowStack, StackSettings, connection_json
+from otlp import Receiver, receiving
 
 TEST_DAGS = Path(__file__).parent / "e2e" / "dags"
 
@@ -120,10 +121,18 @@ def _of_company(connection: ConnectionInfo, company: str) -> ConnectionInfo:
 
 
 @pytest.fixture(scope="session")
+def stack_spans() -> Iterator[Receiver]:
+    """What the running Airflow exports to OpenTelemetry."""
+    with receiving() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="session")
 def stack(
     postgres: Postgres,
     stack_database_url: str,
     stack_sandbox: Sandbox,
+    stack_spans: Receiver,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[AirflowStack]:
     """A running Airflow with our DAGs, our plugin and the DAGs of tests/e2e/dags."""
@@ -133,6 +142,7 @@ def stack(
         connections={"nancalacc_db": stack_database_url, **stack_connections(stack_sandbox)},
         more_dags={"tests": TEST_DAGS},
         environment={
+            **stack_spans.environment,
             "NANCALACC_FULL_SYNC_SCHEDULE": "none",
             "NANCALACC_METRICS_TOKEN": "scrape-token-of-the-tests",
             "NANCALACC_NOTIFY_CONN_ID": "dingtalk_robot",

@@ -66,3 +66,31 @@ def decision(rows: Rows, transaction_id: str, *, is_approved: bool, by: str | No
         by,
         reason,
     )
+
+
+def everything(rows: Rows, transaction_id: str) -> None:
+    """All that a running sync can show: a plan that waits for a person, calls, and a look at WPS."""
+    plan(rows, transaction_id, removed=120)
+    calls = {"total": 1452, "expected_seconds": 96.0, "limit_seconds": 10800, "basis": "earlier"}
+    done = {
+        "validate_task": {"call_plan": calls},
+        "fetch_dingtalk_data": {"budget": {"planned": calls, "happened": {"total": 1460, "seconds": 101.5}}},
+    }
+    for step, data in done.items():
+        rows.execute(
+            "UPDATE saga_steps SET action_data = %s WHERE step_id = %s",
+            Jsonb(data),
+            f"{transaction_id}:{step}",
+        )
+    beyond = ["120 of 12000 users would be removed, at most 100 may be (limit users_removed)"]
+    events = {
+        "verification": {"verdict": "drifted", "message": "WPS differs: 2 users missing in WPS"},
+        "approval_requested": {"checkpoint": "plan_changes", "hash": HASH, "beyond": beyond},
+    }
+    for kind, data in events.items():
+        rows.execute(
+            "INSERT INTO saga_events (transaction_id, event_type, event_data) VALUES (%s, %s, %s)",
+            transaction_id,
+            kind,
+            Jsonb({"epoch": 1} | data),
+        )

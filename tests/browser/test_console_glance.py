@@ -8,6 +8,7 @@ from playwright.sync_api import Page, expect
 
 from browser.conftest import Site
 from console_rows import STEPS
+from plan_rows import everything
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -16,11 +17,11 @@ def test_the_strip_tells_whether_somebody_listens(page: Page, site: Site, pictur
     site.rows.saga("good")
     page.goto(site.console)
     listener = page.locator("#strip .tile", has_text="Listener")
-    expect(listener).to_contain_text("none", timeout=15_000)
+    expect(listener).to_contain_text("none")
     site.rows.listener("dingtalk_default")
-    expect(listener).to_contain_text("connected", timeout=15_000)
+    expect(listener).to_contain_text("connected")
     site.rows.execute("UPDATE listeners SET seen_at = seen_at - interval '10 minutes'")
-    expect(listener).to_contain_text("away", timeout=15_000)
+    expect(listener).to_contain_text("away")
     expect(page.locator("#strip .problems")).to_contain_text("python -m nancalacc listen")
     picture("listener-away")
 
@@ -32,6 +33,26 @@ def test_a_problem_leads_to_its_saga(page: Page, site: Site):
     page.locator("#strip .problems").get_by_role("link", name=saga).click()
     expect(page.locator(".trouble .notice")).to_contain_text("the database refuses")
     assert f"saga={saga}" in page.url
+
+
+def test_a_saga_that_waits_for_a_decision_is_told_of_until_somebody_decides(page: Page, site: Site):
+    saga = site.rows.saga("asks", status="in_progress", done=2)
+    everything(site.rows, saga)
+    page.goto(site.console)
+    problems = page.locator("#strip .problems")
+    expect(problems).to_contain_text("waits for a person to approve or reject it")
+    problems.get_by_role("link", name=saga).click()
+    expect(page.locator(".title .tag")).to_have_text("waits for a decision")
+    expect(page.locator("table.events")).to_contain_text(
+        "plan abababababab · 120 of 12000 users would be removed"
+    )
+    site.rows.execute(
+        "INSERT INTO saga_events (transaction_id, event_type, event_data)"
+        ' VALUES (%s, \'approved\', \'{"epoch": 1, "user": "ann", "reason": "They left"}\')',
+        saga,
+    )
+    expect(page.locator(".title .tag")).to_have_count(0)
+    expect(problems).not_to_contain_text("waits for a person")
 
 
 def test_each_epoch_has_its_own_timeline_and_its_own_part_of_the_trail(page: Page, site: Site):
@@ -62,6 +83,12 @@ def test_each_epoch_has_its_own_timeline_and_its_own_part_of_the_trail(page: Pag
     expect(page.locator(".span.status-failed")).to_have_count(2)
     page.evaluate("window.unchanged = true")
     site.rows.execute("UPDATE saga_transactions SET task_id = '20260101000000'")
-    expect(page.locator(".facts")).to_contain_text("20260101000000", timeout=15_000)
+    expect(page.locator(".facts")).to_contain_text("20260101000000")
     expect(page.locator(".span.back")).to_have_count(4)
     assert page.evaluate("window.unchanged") is True, "the epoch that was chosen stays"
+
+
+def test_a_saga_that_has_not_begun_says_so(page: Page, site: Site):
+    site.rows.saga("waiting", status="pending", done=0)
+    page.goto(site.console)
+    expect(page.locator("table.sagas .badge")).to_contain_text("Pending")

@@ -5,14 +5,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
-from browser.conftest import ROOT, Opened, Site
+from browser.conftest import ROOT, Opened, Site, forget_airflows_complaints
 from console_rows import STEPS
+from plan_rows import everything
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 MARKUP = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+WIDTH = "document.documentElement.scrollWidth"
 PHONE = {"viewport": {"width": 375, "height": 800}}
 
 
@@ -204,6 +206,29 @@ def test_a_viewer_is_offered_nothing_to_change(page: Page, filled: Site):
     expect(page.get_by_role("button", name="Retry")).to_have_count(0)
 
 
+FOCUSED = "document.activeElement.textContent.trim()"
+OUTLINE = "getComputedStyle(document.activeElement).outlineStyle"
+
+
+def tab_to(page: Page, words: str) -> None:
+    """Press Tab until what has these words has the focus, and see to it that a person sees where it is."""
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate(FOCUSED) == words:
+            assert page.evaluate(OUTLINE) != "none"
+            return
+    pytest.fail(f"Tab does not lead to {words!r}")
+
+
+def give_reason(page: Page, reason: str) -> None:
+    """Confirm an open dialog by the keyboard."""
+    expect(page.get_by_role("dialog").get_by_label("Reason")).to_be_focused()
+    page.keyboard.type(reason)
+    tab_to(page, "Do it")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+
+
 def test_the_page_works_with_the_keyboard_alone(page: Page, filled: Site):
     page.goto(filled.console)
     expect(page.locator("table.sagas tbody tr")).to_have_count(7)
@@ -219,14 +244,61 @@ def test_the_page_works_with_the_keyboard_alone(page: Page, filled: Site):
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     expect(page.locator(".trouble .notice")).to_contain_text("broken on purpose")
-    page.get_by_role("button", name="Retry").focus()
+    retry = page.locator("section.actions").get_by_role("button", name="Retry")
+    tab_to(page, "Retry")
     page.keyboard.press("Enter")
     expect(page.get_by_role("dialog")).to_be_visible()
-    page.keyboard.type("By hand")
+    page.keyboard.type("Never mind")
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(retry).to_be_focused()
+    assert not filled.calls
+    page.keyboard.press("Enter")
+    give_reason(page, "By hand")
+    expect(page.locator("#toast")).to_contain_text("Cleared save_users")
+    assert filled.calls[-1] == "POST /api/v2/dags/full_sync/clearTaskInstances"
+    expect(page.locator("table.events .by-person")).to_contain_text("ann: By hand")
+    expect(retry).to_be_focused()
     page.keyboard.press("Escape")
     expect(page.locator("table.sagas tbody tr")).to_have_count(7)
+
+
+def test_the_focus_returns_to_a_button_that_was_drawn_anew_behind_the_dialog(page: Page, filled: Site):
+    page.goto(f"{filled.console}?dag_id=full_sync&run_id=running")
+    cancel = page.locator("section.actions").get_by_role("button", name="Cancel")
+    cancel.focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    old = cancel.element_handle()
+    # Its reason is another one now, and so the panel is drawn anew.
+    filled.rows.execute("UPDATE saga_steps SET pivot_state = 'intended' WHERE step_name = 'notify_wps'")
+    expect(cancel).to_have_attribute("aria-disabled", "true")
+    assert not old.evaluate("button => button.isConnected")
+    page.keyboard.press("Escape")
+    expect(cancel).to_be_focused()
+
+
+def test_a_dead_event_is_decided_on_with_the_keyboard_alone(page: Page, site: Site):
+    numbers = [site.rows.inbox_event(event_id) for event_id in ("first", "second")]
+    page.goto(f"{site.console}?view=inbox&inbox=dead")
+    rows = page.locator("table.inbox tbody tr")
+    expect(rows.get_by_role("button", name="Retry")).to_have_count(2)
+    tab_to(page, "Retry")
+    page.keyboard.press("Enter")
+    with page.expect_request("**/retry") as retried:
+        give_reason(page, "Rights were given")
+    assert retried.value.post_data_json["reason"] == "Rights were given"
+    expect(rows).to_have_count(1)
+    expect(rows.get_by_role("button", name="Retry")).to_be_focused()
+    tab_to(page, "Drop")
+    page.keyboard.press("Enter")
+    with page.expect_request("**/drop") as dropped:
+        give_reason(page, "It is not ours")
+    assert dropped.value.post_data_json["reason"] == "It is not ours"
+    expect(rows).to_have_count(0)
+    expect(page.locator("#main")).to_be_focused()
+    decided = {int(request.value.url.split("/")[-2]) for request in (retried, dropped)}
+    assert decided == set(numbers)
 
 
 def test_text_that_looks_like_markup_stays_text(page: Page, filled: Site):
@@ -263,8 +335,36 @@ def test_nothing_sticks_out_on_a_narrow_screen(
     page.goto(filled.console + where)
     page.wait_for_selector("table, .timeline")
     page.wait_for_timeout(300)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    assert page.evaluate(WIDTH) <= 375
     picture(f"narrow{re.sub(r'[^a-z]+', '-', where)}")
+
+
+@pytest.mark.parametrize("opened", [PHONE], indirect=True)
+def test_a_saga_with_everything_fits_a_narrow_screen(page: Page, site: Site, picture: Callable[..., Any]):
+    saga = site.rows.saga("manual__2026-01-01T02:10:00+00:00", status="in_progress", done=2)
+    everything(site.rows, saga)
+    page.goto(f"{site.console}?saga={saga}")
+    expect(page.locator("section.plan .notice")).to_contain_text("Decide in Airflow")
+    expect(page.locator("section.checks .tile")).to_have_count(3)
+    page.get_by_text("By department below the root").click()
+    page.get_by_text("Show every change").click()
+    expect(page.locator(".changes tbody tr")).to_have_count(100)
+    picture("narrow-everything")
+    assert page.evaluate(WIDTH) <= 375
+    page.get_by_role("button", name="Cancel").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_be_visible()
+    picture("narrow-dialog", full_page=False)
+    box = dialog.bounding_box() or {}
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 375
+    assert dialog.evaluate("dialog => dialog.scrollWidth <= dialog.clientWidth")
+    assert page.evaluate(WIDTH) <= 375
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Start a full sync").click()
+    expect(dialog).to_contain_text("Allow mass delete")
+    picture("narrow-start", full_page=False)
+    assert dialog.evaluate("dialog => dialog.scrollWidth <= dialog.clientWidth")
 
 
 @pytest.mark.parametrize("opened", [{"locale": "zh-CN"}], indirect=True)
@@ -293,6 +393,26 @@ def test_statistics_show_durations_and_reasons(page: Page, filled: Site, picture
     expect(page.locator("main")).to_contain_text("validate_task")
     expect(page.locator("main")).to_contain_text("broken on purpose")
     picture("statistics")
+
+
+def test_an_exception_of_ours_is_found_among_what_airflow_complains_about(opened: Opened, site: Site):
+    page = opened.page
+
+    def broken(route: Route) -> None:
+        body = route.fetch().text()
+        route.fulfill(body=f"{body}; throw new Error('broken on purpose')", content_type="text/javascript")
+
+    page.route("**/figures.js", broken)
+    page.goto(site.console)
+    page.evaluate("console.error('a word of Airflow')")
+    with page.expect_console_message(lambda message: "404" in message.text):
+        page.evaluate("fetch('../nowhere')")
+    forget_airflows_complaints(opened)
+    assert [re.search("broken on purpose|404", each)[0] for each in opened.complaints] == [  # type: ignore[index]
+        "broken on purpose",
+        "404",
+    ]
+    opened.complaints.clear()
 
 
 def test_who_is_not_signed_in_is_told_where_to(opened: Opened, filled: Site):

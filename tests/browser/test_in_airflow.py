@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import FrameLocator, Page, expect
 
-from browser.conftest import Opened
+from browser.conftest import Opened, forget_airflows_complaints
 from e2e.company import DAG, Company
 from nancalacc.saga.definition import transaction_id_of
 
@@ -26,11 +26,6 @@ def sign_in(page: Page, company: Company, path: str) -> None:
 
 def frame(page: Page) -> FrameLocator:
     return page.frame_locator("iframe")
-
-
-def forget_airflows_complaints(opened: Opened) -> None:
-    """What Airflow's own pages write to the console is not ours."""
-    opened.complaints = [each for each in opened.complaints if "nancalacc" in each]
 
 
 def test_a_failed_sync_is_found_understood_and_retried(
@@ -72,7 +67,7 @@ def test_a_running_sync_is_watched_live(opened: Opened, company: Company, pictur
     expect(frame(page).locator(".empty")).to_contain_text("No sync has run yet")
     with company.slow("tb_las_user", seconds=6):
         run_id = company.trigger()
-        expect(frame(page).locator("table.sagas")).to_contain_text("at save_users", timeout=60_000)
+        expect(frame(page).locator("table.sagas")).to_contain_text("at save_users")
         picture("airflow-running", full_page=False)
         frame(page).locator("a.saga").click()
         expect(frame(page).locator(".title .badge")).to_contain_text("Completed", timeout=90_000)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from browser.conftest import Opened, Site
-from browser.test_in_airflow import forget_airflows_complaints, sign_in
+from browser.conftest import Opened, Site, forget_airflows_complaints
+from browser.test_in_airflow import sign_in
 from e2e.company import DAG, Company
 from plan_rows import FORMULA, HASH, decision, plan
 
@@ -64,7 +64,7 @@ def test_a_plan_is_approved_in_airflow(opened: Opened, company: Company, picture
     company.stack.api.wait_task(DAG, run_id, "plan_changes", states={"awaiting_input"}, timeout=90)
 
     sign_in(page, company, f"/dags/{DAG}/runs/{run_id}/tasks/plan_changes/required_actions")
-    expect(page.locator("body")).to_contain_text("2 of 6 users would be removed", timeout=60_000)
+    expect(page.locator("body")).to_contain_text("2 of 6 users would be removed")
     expect(page.locator("body")).to_contain_text("员工5")
     picture("airflow-approval", full_page=False)
     page.locator("[name=element_reason]").fill("They left")

@@ -1,15 +1,18 @@
 """`full_sync` on a real scheduler: what goes well, and every way in which it does not."""
 
+import json
+
 import pytest
 
 from e2e.company import COMPENSATIONS, STEPS, Company
+from otlp import Receiver
 
 pytestmark = [pytest.mark.slow, pytest.mark.airflow, pytest.mark.timeout(300)]
 
 SAVES = STEPS[2:6]
 
 
-def test_a_full_sync_makes_wps_equal_to_dingtalk(company: Company):
+def test_a_full_sync_makes_wps_equal_to_dingtalk_and_is_one_trace(company: Company, stack_spans: Receiver):
     run_id = company.run()
 
     assert company.state(run_id) == "success"
@@ -32,6 +35,18 @@ def test_a_full_sync_makes_wps_equal_to_dingtalk(company: Company):
         assert events.index(("step_started", step)) < events.index(("step_completed", step))
     for earlier, later in (STEPS[0:2], STEPS[1:3], (STEPS[5], STEPS[6]), STEPS[6:8]):
         assert events.index(("step_completed", earlier)) < events.index(("step_started", later))
+
+    # Every task sends its spans before its process ends.
+    spans = {span.name: span for span in stack_spans.spans(saga["transaction_id"])}
+    whole = spans["saga full_sync"]
+    assert whole.parent_span_id == b""
+    for step in STEPS:
+        assert spans[f"step {step}"].parent_span_id == whole.span_id
+    assert spans["POST /topapi/v2/user/list"].parent_span_id == spans["step fetch_dingtalk_data"].span_id
+    [log] = company.stack.home.rglob(f"run_id={run_id}/task_id=fetch_dingtalk_data/*.log")
+    line = next(json.loads(line) for line in log.read_text().splitlines() if "attempt 1" in line)
+    assert line["transaction_id"] == saga["transaction_id"]
+    assert (line["step"], line["epoch"], line["attempt"]) == ("fetch_dingtalk_data", 1, 1)
 
 
 def test_a_second_sync_after_changes_follows_them(company: Company):

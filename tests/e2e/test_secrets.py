@@ -5,11 +5,12 @@ import json
 import pytest
 
 from e2e.company import STEPS, Company
+from otlp import Receiver
 
 pytestmark = [pytest.mark.slow, pytest.mark.airflow, pytest.mark.timeout(300)]
 
 
-def test_no_secret_and_no_phone_number_in_logs_records_or_xcom(company: Company):
+def test_no_secret_and_no_phone_number_in_logs_spans_records_or_xcom(company: Company, stack_spans: Receiver):
     company.sandbox.faults.add("errcode", path="user/list", code="-1", times=1)
     good = company.run()
     company.sandbox.faults.add("errcode", path="full/sync", code="400", text="bad", times=None)
@@ -27,5 +28,7 @@ def test_no_secret_and_no_phone_number_in_logs_records_or_xcom(company: Company)
     for run_id in (good, bad):
         for task_id in [*STEPS, "settle_saga", "saga_outcome"]:
             texts[f"xcom of {task_id}"] = json.dumps(company.stack.api.xcoms("full_sync", run_id, task_id))
+    assert all(stack_spans.spans(company.saga(run_id)["transaction_id"]) for run_id in (good, bad))
+    texts["spans"] = b"".join(stack_spans.bodies).decode(errors="replace")
     found = [(where, word) for where, text in texts.items() for word in forbidden if word in text]
     assert found == []

@@ -8,6 +8,7 @@ from typing import Any
 from nancalacc.errors import FencedError, IllegalTransitionError, NancalaccError
 from nancalacc.saga.definition import transaction_id_of
 from nancalacc.saga.execution import message_of
+from nancalacc.saga.telemetry import named
 
 log = logging.getLogger(__name__)
 
@@ -24,12 +25,13 @@ def step_failed(context: Any) -> None:
     task_instance = context["ti"]
     transaction_id = transaction_id_of(dag_id=task_instance.dag_id, run_id=task_instance.run_id)
     message = message_of(error) if isinstance(error, BaseException) else "Its task was ended from outside"
-    try:
-        from nancalacc.orchestration.hooks import open_coordinator
+    with named(transaction_id, step=task_instance.task_id):
+        try:
+            from nancalacc.orchestration.hooks import open_coordinator
 
-        with open_coordinator() as coordinator:
-            coordinator.fail(transaction_id, step=task_instance.task_id, error=message)
-    except NancalaccError as failure:
-        log.warning(
-            "Saga %s: cannot record that %s failed: %s", transaction_id, task_instance.task_id, failure
-        )
+            with open_coordinator() as coordinator:
+                coordinator.fail(transaction_id, step=task_instance.task_id, error=message)
+        except NancalaccError as failure:
+            log.warning(
+                "Saga %s: cannot record that %s failed: %s", transaction_id, task_instance.task_id, failure
+            )

@@ -20,6 +20,7 @@ from nancalacc.saga.coordinator import Coordinator
 from nancalacc.saga.definition import SagaDefinition
 from nancalacc.saga.execution import message_of
 from nancalacc.saga.records import SagaRecord
+from nancalacc.saga.telemetry import named
 from nancalacc.store import recovery as store
 from nancalacc.store.database import Database
 from nancalacc.store.recovery import OpenSaga
@@ -120,10 +121,18 @@ class Recovery:
         if candidate is not None:
             return self._look_at(candidate)
         saga, _ = self._coordinator.get(transaction_id)
-        log.info("Saga %s (%s) has ended or is of no DAG: not recovered", transaction_id, saga.status.value)
+        with named(transaction_id, epoch=saga.epoch):
+            log.info(
+                "Saga %s (%s) has ended or is of no DAG: not recovered", transaction_id, saga.status.value
+            )
         return None
 
     def _look_at(self, candidate: OpenSaga) -> Result:
+        saga = candidate.saga
+        with named(saga.transaction_id, epoch=saga.epoch, step=candidate.running):
+            return self._treat(candidate)
+
+    def _treat(self, candidate: OpenSaga) -> Result:
         saga, silence = candidate.saga, candidate.silence
         # A sign of life from far ahead was given before the database's clock went back.
         silent = silence is None or abs(silence) >= self._stale_seconds

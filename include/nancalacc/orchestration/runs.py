@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from nancalacc.errors import RefusedError
 from nancalacc.saga.coordinator import Coordinator, RunView
-from nancalacc.saga.definition import SagaDefinition
+from nancalacc.saga.definition import SagaDefinition, transaction_id_of
+from nancalacc.saga.telemetry import named
 
 SETTLE = "settle_saga"
 OUTCOME = "saga_outcome"
@@ -27,6 +29,12 @@ def start_saga(coordinator: Coordinator, definition: SagaDefinition, context: Ma
     """Make sure the run's saga exists; returns its transaction id."""
     run = context["dag_run"]
     return coordinator.start(definition, dag_id=run.dag_id, run_id=run.run_id, params=run_params(context))
+
+
+def named_run(context: Mapping[str, Any], *, step: str) -> AbstractContextManager[None]:
+    """Name the run's saga, and the step or other task, on every log line of the block."""
+    run = context["dag_run"]
+    return named(transaction_id_of(dag_id=run.dag_id, run_id=run.run_id), step=step)
 
 
 def run_params(context: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,13 +23,22 @@ from airflow.sdk.exceptions import AirflowFailException
 from nancalacc.errors import BusyError, FatalError, NancalaccError, TransientError
 from nancalacc.orchestration.asking import AskingOperator
 from nancalacc.orchestration.callbacks import step_failed
-from nancalacc.orchestration.runs import OUTCOME, SETTLE, run_params, run_view, start_saga, task_states
+from nancalacc.orchestration.runs import (
+    OUTCOME,
+    SETTLE,
+    named_run,
+    run_params,
+    run_view,
+    start_saga,
+    task_states,
+)
 from nancalacc.orchestration.steps import ServicesOf, StepOperator
 from nancalacc.saga.checkpoint import Answer, Checkpoint, Question
 from nancalacc.saga.coordinator import Coordinator, Verdict
 from nancalacc.saga.definition import SagaDefinition, Step, transaction_id_of
 from nancalacc.saga.report import explain
 from nancalacc.saga.state import SagaStatus
+from nancalacc.saga.telemetry import named
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +145,7 @@ def _checkpoint_task(
         from nancalacc.orchestration.hooks import open_coordinator
         from nancalacc.orchestration.incidents import tell_incidents
 
-        with open_coordinator() as coordinator:
+        with named_run(context, step=checkpoint.name), open_coordinator() as coordinator:
             question = coordinator.check(
                 definition,
                 start_saga(coordinator, definition, context),
@@ -152,7 +161,7 @@ def _checkpoint_task(
     def decide(context: Any, key: str, answer: Answer) -> None:
         from nancalacc.orchestration.hooks import open_coordinator
 
-        with open_coordinator() as coordinator:
+        with named_run(context, step=checkpoint.name), open_coordinator() as coordinator:
             coordinator.decide(
                 definition,
                 start_saga(coordinator, definition, context),
@@ -191,12 +200,11 @@ def _settle_task(definition: SagaDefinition, *, retrying: Mapping[str, Any], gat
     def settle_saga(**context: Any) -> list[str]:
         from nancalacc.orchestration.hooks import open_coordinator
 
-        with open_coordinator() as coordinator:
+        with named_run(context, step=SETTLE), open_coordinator() as coordinator:
             if gate_id is not None and not _exists(coordinator, context):
                 return [] if _is_skipped(gate_id, context) else [OUTCOME]
             transaction_id = start_saga(coordinator, definition, context)
             settlement = coordinator.settle(definition, transaction_id, run=run_view(definition, context))
-        log.info("Saga %s is settled: %s", transaction_id, settlement.verdict.value)
         if settlement.verdict is Verdict.COMPLETED:
             return []
         if settlement.first is not None:
@@ -220,7 +228,7 @@ def _compensation_task(
     def compensate_step(**context: Any) -> None:
         from nancalacc.orchestration.hooks import open_coordinator
 
-        with open_coordinator() as coordinator:
+        with named_run(context, step=step.name), open_coordinator() as coordinator:
             transaction_id = start_saga(coordinator, definition, context)
             coordinator.compensate_step(definition, transaction_id, step.name, services=services(context))
 
@@ -246,10 +254,11 @@ def _outcome_task(
     def saga_outcome(**context: Any) -> None:
         from nancalacc.orchestration.incidents import tell_incidents
 
-        try:
-            _conclude(definition, services=services, context=context, gate_id=gate_id)
-        finally:
-            tell_incidents()
+        with named_run(context, step=OUTCOME):
+            try:
+                _conclude(definition, services=services, context=context, gate_id=gate_id)
+            finally:
+                tell_incidents()
 
     return saga_outcome()
 
@@ -270,20 +279,21 @@ def _conclude(definition: SagaDefinition, *, services: ServicesOf, context: Any,
         failure, steps = coordinator.get(transaction_id)
         # Nothing went wrong that anybody should hear of, or a person cleared this task to finish it.
         quiet = all(step.status.done for step in steps) or _was_cleared(context["ti"])
-        try:
-            coordinator.conclude(
-                definition, transaction_id, services=services(context), run=run_view(definition, context)
-            )
-        except NancalaccError as error:
-            explanation = explain(definition, *coordinator.get(transaction_id), failure=failure)
-            message = _logged(*explanation, f"({error})")
-            if isinstance(error, FatalError):
-                raise AirflowFailException(message) from None
-            raise TransientError(message) from None
-        saga, steps = coordinator.get(transaction_id)
-        if saga.status is SagaStatus.COMPLETED and quiet:
-            return
-        raise AirflowFailException(_logged(*explain(definition, saga, steps, failure=failure)))
+        with named(transaction_id, epoch=failure.epoch):
+            try:
+                coordinator.conclude(
+                    definition, transaction_id, services=services(context), run=run_view(definition, context)
+                )
+            except NancalaccError as error:
+                explanation = explain(definition, *coordinator.get(transaction_id), failure=failure)
+                message = _logged(*explanation, f"({error})")
+                if isinstance(error, FatalError):
+                    raise AirflowFailException(message) from None
+                raise TransientError(message) from None
+            saga, steps = coordinator.get(transaction_id)
+            if saga.status is SagaStatus.COMPLETED and quiet:
+                return
+            raise AirflowFailException(_logged(*explain(definition, saga, steps, failure=failure)))
 
 
 def _logged(*sentences: str) -> str:

@@ -14,6 +14,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from nancalacc.errors import NancalaccError
 from nancalacc.orchestration.hooks import coordinator_over, database_url_async
 from nancalacc.orchestration.registry import definition_of
+from nancalacc.saga.telemetry import named
 from nancalacc.saga.waiting import Outlook, Waiting, Watch
 from nancalacc.store.database import Database
 from nancalacc.sync.batch import NAME
@@ -116,13 +117,16 @@ class StepTrigger(BaseTrigger):
                 await asyncio.sleep(max(0.0, min(pause, self.until - time.time())))
             except NancalaccError as error:
                 pause = longer(pause)
-                log.warning(
-                    "Saga %s: %s cannot be watched; next try in %.0f s: %s",
-                    waiting.transaction_id,
-                    waiting.step,
-                    pause,
-                    error,
-                )
+                with named(
+                    waiting.transaction_id, step=waiting.step, epoch=waiting.epoch, attempt=waiting.attempt
+                ):
+                    log.warning(
+                        "Saga %s: %s cannot be watched; next try in %.0f s: %s",
+                        waiting.transaction_id,
+                        waiting.step,
+                        pause,
+                        error,
+                    )
                 await asyncio.sleep(pause)
 
     async def on_kill(self) -> None:
@@ -130,7 +134,9 @@ class StepTrigger(BaseTrigger):
         try:
             await self._with_watch(Watch.let_go)
         except NancalaccError as error:
-            log.warning("Saga %s: %s", self.waiting["transaction_id"], error)
+            waiting = Waiting.of(self.waiting)
+            with named(waiting.transaction_id, step=waiting.step, epoch=waiting.epoch):
+                log.warning("Saga %s: %s cannot be let go: %s", waiting.transaction_id, waiting.step, error)
 
     async def cleanup(self) -> None:
         """Close the database."""

@@ -16,7 +16,7 @@ from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
 
 from nancalacc.config import WPS_CONN_ID, Settings
 from nancalacc.errors import NancalaccError, RefusedError
-from nancalacc.orchestration.runs import known_params, run_params
+from nancalacc.orchestration.runs import known_params, named_run, run_params
 from nancalacc.orchestration.saga_tasks import retry_arguments
 from nancalacc.orchestration.steps import ServicesOf
 from nancalacc.saga.definition import transaction_id_of
@@ -60,6 +60,10 @@ class VerifyWps(BaseOperator):
         self._look(context, until=until, pause=pause, verification_id=verification_id)
 
     def _look(self, context: Any, *, until: float, pause: float, verification_id: int | None = None) -> None:
+        with named_run(context, step=self.task_id):
+            self._verify(context, until=until, pause=pause, verification_id=verification_id)
+
+    def _verify(self, context: Any, *, until: float, pause: float, verification_id: int | None) -> None:
         run = context["dag_run"]
         subject = Subject(
             wps_conn_id=run_params(context).get("wps_conn_id") or WPS_CONN_ID,

@@ -13,7 +13,7 @@ from nancalacc.saga.execution import message_of
 from nancalacc.saga.records import NOW
 from nancalacc.saga.state import EventType, SagaStatus, StepStatus
 from nancalacc.saga.storage import Storage
-from nancalacc.saga.telemetry import observed
+from nancalacc.saga.telemetry import ending, named, observed
 
 log = logging.getLogger(__name__)
 
@@ -101,10 +101,11 @@ class Compensation:
                     locked.set_saga(error_message=f"Compensation of {name}: {message}")
                     locked.append(EventType.COMPENSATION_FAILED, name, error=message)
         except NancalaccError as failure:
-            log.warning("Saga %s: cannot record a failed compensation: %s", transaction_id, failure)
+            with named(transaction_id, step=name):
+                log.warning("Saga %s: cannot record a failed compensation: %s", transaction_id, failure)
 
     def _end(self, definition: SagaDefinition, transaction_id: str) -> None:
-        with self._storage.open(transaction_id) as locked:
+        with ending(self._storage, transaction_id) as locked:
             if locked.saga.status is not SagaStatus.COMPENSATING:
                 return
             if any(moves.to_undo(step, locked.steps[step.name]) for step in definition):

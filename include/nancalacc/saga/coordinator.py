@@ -46,7 +46,7 @@ from nancalacc.saga.records import NOW, SagaRecord, StepRecord
 from nancalacc.saga.settlement import MARKED, RunView, Settlement, Verdict
 from nancalacc.saga.state import EventType, SagaStatus, StepStatus
 from nancalacc.saga.storage import Locked, Storage
-from nancalacc.saga.telemetry import observed
+from nancalacc.saga.telemetry import ending, named, named_attempt, observed
 from nancalacc.saga.waiting import Wait, Waiting, Watch, is_met
 
 __all__ = ["AttemptEnd", "Coordinator", "RunView", "Settlement", "Verdict"]
@@ -241,7 +241,9 @@ class Coordinator(SagaReader):
         checkpoint = definition.checkpoint(name)
         for step in checkpoint.after:
             self.run_step(definition, transaction_id, step, services=services, params=params, run=run)
-        return checkpoint.check(self._look(definition, transaction_id, name, services=services))
+        look = self._look(definition, transaction_id, name, services=services)
+        with named(transaction_id, step=name, epoch=look.saga.epoch):
+            return checkpoint.check(look)
 
     def decide(
         self,
@@ -258,7 +260,8 @@ class Coordinator(SagaReader):
         Raises FencedError when the saga has ended meanwhile.
         """
         look = self._look(definition, transaction_id, name, services=services)
-        look.checkpoint.decide(look, key, answer)
+        with named(transaction_id, step=name, epoch=look.saga.epoch):
+            look.checkpoint.decide(look, key, answer)
 
     def _look(self, definition: SagaDefinition, transaction_id: str, name: str, *, services: Any) -> Look:
         saga, steps = self._get(transaction_id)
@@ -289,8 +292,10 @@ class Coordinator(SagaReader):
         run: RunView = RunView(),
     ) -> Settlement:
         """Decide, when all step tasks have ended: completed, forward, or compensation (started here)."""
-        with self._storage.open(transaction_id) as locked:
+        with ending(self._storage, transaction_id) as locked:
             settlement, stale = settlements.settle(locked, definition, run=run, is_alive=self._is_alive)
+        with named(transaction_id, epoch=locked.saga.epoch):
+            log.info("Saga %s is settled: %s", transaction_id, settlement.verdict.value)
         self._terminate(stale)
         return settlement
 
@@ -332,7 +337,7 @@ class Coordinator(SagaReader):
                 still = locked.saga.status in RUNNING and moves.past_pivot(definition, locked.steps)
             for step in definition if still else ():
                 self._execute(transaction_id, step, epoch, services=services)
-            with self._storage.open(transaction_id) as locked:
+            with ending(self._storage, transaction_id) as locked:
                 if still and locked.saga.status in RUNNING and locked.saga.epoch == epoch:
                     moves.complete(locked)
         return self._get(transaction_id)[0]
@@ -341,7 +346,7 @@ class Coordinator(SagaReader):
         self, definition: SagaDefinition, transaction_id: str, *, services: Any, reason: str
     ) -> SagaRecord:
         """Undo a saga on request; it ends cancelled. Raises IllegalTransitionError past the pivot."""
-        with self._storage.open(transaction_id) as locked:
+        with ending(self._storage, transaction_id) as locked:
             stale: list[str] = []
             if locked.saga.status is SagaStatus.PENDING:
                 locked.set_saga(goal=moves.CANCELLED)
@@ -500,12 +505,13 @@ class Coordinator(SagaReader):
             if begun is not None:
                 return begun
             if not waited:
-                log.info(
-                    "Saga %s: step %s is in progress at %s; waiting for it",
-                    transaction_id,
-                    step.name,
-                    record.worker,
-                )
+                with named_attempt(locked.saga, record):
+                    log.info(
+                        "Saga %s: step %s is in progress at %s; waiting for it",
+                        transaction_id,
+                        step.name,
+                        record.worker,
+                    )
                 waited = True
             self._sleep(POLL_SECONDS)
 
@@ -539,6 +545,10 @@ class Coordinator(SagaReader):
         """As `_perform`; where the action has to wait, wait `in_place` or lay the attempt down."""
         if isinstance(begun, StepRecord):
             return begun.action_data or {}
+        with named_attempt(begun.saga, begun.steps[begun.step.name]):
+            return self._run(begun, services=services, in_place=in_place)
+
+    def _run(self, begun: _Taken, *, services: Any, in_place: bool) -> Mapping[str, Any] | Waiting:
         saga, step, record = begun.saga, begun.step, begun.steps[begun.step.name]
         if begun.left_by is not None:
             log.warning(
@@ -611,7 +621,7 @@ class Coordinator(SagaReader):
         """Record the failure of an attempt, unless it had in truth completed or been overtaken."""
         name = attempt.step.name
         try:
-            with self._storage.open(attempt.saga.transaction_id) as locked:
+            with ending(self._storage, attempt.saga.transaction_id) as locked:
                 record = locked.steps[name]
                 theirs, ours = (record.epoch, record.attempt), (attempt.record.epoch, attempt.record.attempt)
                 if theirs < ours:
@@ -644,14 +654,16 @@ class Coordinator(SagaReader):
     def _terminate(self, step_ids: Iterable[str]) -> None:
         """End the sessions of overtaken attempts, so that their locks do not hold anybody up."""
         for step_id in step_ids:
-            try:
-                ended = self._storage.database.terminate(session_name(step_id))
-            except NancalaccError as failure:
-                # They end by themselves when idle for too long, and the fence holds without it.
-                log.warning("Cannot end the sessions of overtaken attempts of %s: %s", step_id, failure)
-                continue
-            if ended:
-                log.warning("Ended %s database session(s) of an overtaken attempt of %s", ended, step_id)
+            transaction_id, _, step = step_id.partition(":")
+            with named(transaction_id, step=step):
+                try:
+                    ended = self._storage.database.terminate(session_name(step_id))
+                except NancalaccError as failure:
+                    # They end by themselves when idle for too long, and the fence holds without it.
+                    log.warning("Cannot end the sessions of overtaken attempts of %s: %s", step_id, failure)
+                    continue
+                if ended:
+                    log.warning("Ended %s database session(s) of an overtaken attempt of %s", ended, step_id)
 
 
 def _require_time(step: Step, record: StepRecord) -> None:

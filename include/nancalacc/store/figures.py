@@ -12,16 +12,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, or_, select, text
+from sqlalchemy import Connection, Text, and_, cast, func, or_, select, text
 
 from nancalacc.saga.records import SagaRecord
-from nancalacc.saga.state import SagaStatus
+from nancalacc.saga.state import EventType, SagaStatus
 from nancalacc.store.migrate import VERSION_TABLE
 from nancalacc.store.queries import SAGA_FIELDS, saga_of
-from nancalacc.store.tables import UTC_NOW, saga_transactions
+from nancalacc.store.tables import UTC_NOW, saga_events, saga_transactions
 
 OPEN = tuple(status.value for status in SagaStatus if not status.ended)
 GOING_BACK = (SagaStatus.FAILED.value, SagaStatus.COMPENSATING.value)
+ASKING = (EventType.APPROVAL_REQUESTED, EventType.APPROVED, EventType.REJECTED)
 MOST_REASONS = 10
 REASON_LENGTH = 300
 
@@ -222,6 +223,34 @@ def stuck(
             table.dag_id.in_(list(dags)),
             table.status.in_(list(OPEN)),
             or_(and_(table.status.in_(list(GOING_BACK)), silent), table.recovery_error.is_not(None)),
+        )
+        .order_by(table.start_time)
+        .limit(limit)
+    )
+    return [saga_of(row) for row in connection.execute(statement)]
+
+
+def asking(connection: Connection, *, dags: Collection[str], limit: int = 5) -> list[SagaRecord]:
+    """Sagas that wait for a person's decision, the oldest first."""
+    table, events = saga_transactions.c, saga_events.c
+    latest = (
+        select(events.event_type)
+        .where(
+            events.transaction_id == table.transaction_id,
+            events.event_data["epoch"].astext == cast(table.epoch, Text),
+            events.event_type.in_([each.value for each in ASKING]),
+        )
+        .order_by(events.id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    statement = (
+        select(*SAGA_FIELDS)
+        .where(
+            table.deleted_at.is_(None),
+            table.dag_id.in_(list(dags)),
+            table.status == SagaStatus.IN_PROGRESS.value,
+            latest == EventType.APPROVAL_REQUESTED.value,
         )
         .order_by(table.start_time)
         .limit(limit)

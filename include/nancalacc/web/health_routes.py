@@ -50,6 +50,10 @@ def _health(
     if revision != expected:
         problems.append(f"The schema is at revision {revision}, {expected} is needed")
     problems += _silent(signs[conn_id] for conn_id in conn_ids if conn_id in signs)
+    problems += [
+        f"Saga {saga.transaction_id} waits for a person to approve or reject it"
+        for saga in figures.asking(connection, dags=dags)
+    ]
     if inbox.dead:
         problems.append(f"{inbox.dead} dead events wait for a decision")
     if inbox.lag_seconds is not None and inbox.lag_seconds > LATE_SECONDS:

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
+from log_lines import Line
 from nancalacc.errors import (
     ConfigurationError,
     DatabaseError,
@@ -514,3 +515,22 @@ def test_two_hundred_abandoned_sagas_are_finished_within_bounded_batches(
     for number in (0, 1, 100, 199):
         with toy(toy_url, run_id=f"run-{number}") as saga:
             check_ended(saga)
+
+
+def test_what_a_recovery_says_of_a_saga_names_it(saga: Toy, runs: Runs, lines: list[Line]):
+    leave_at(saga, "left:before")
+    runs.live = {saga.run_id}
+    runs.recovery(saga).recover()
+    runs.live = set()
+    runs.recovery(saga).recover()
+    runs.recovery(saga).recover_one(saga.id)
+    named = {"transaction_id": saga.id, "epoch": 1}
+    said = {
+        "no sign of life": named | {"step": "left"},
+        "which is over: try 1": named | {"step": "left"},
+        f"Saga {saga.id} is compensated": named | {"step": "left"},
+        "has ended or is of no DAG": named,
+    }
+    for words, fields in said.items():
+        [line] = [line for line in lines if words in line.text]
+        assert line.fields == fields, words

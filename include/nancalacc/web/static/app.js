@@ -50,6 +50,8 @@ function go(state, { quiet = false } = {}) {
     if (typeof at === "number") element?.setSelectionRange?.(at, at);
   } else {
     scrollTo(0, 0);
+    // What had the focus is gone with the page that it was on: Tab goes on in the new one.
+    if (document.activeElement === document.body) main.focus({ preventScroll: true });
   }
 }
 

@@ -1,7 +1,7 @@
 // Asks for a reason and a confirmation, then acts. One request id a dialog: a second click does nothing more.
 
 import { post } from "./api.js";
-import { h, replace } from "./dom.js";
+import { h, placeOf, replace } from "./dom.js";
 import { toast } from "./parts.js";
 import { t } from "./texts.js";
 
@@ -18,6 +18,7 @@ function requestId() {
 
 export function ask({ title, text, path, fields = [], danger = false, then }) {
   const id = requestId();
+  const opener = placeOf(document.activeElement);
   const problem = h("p", { class: "problem", role: "alert", hidden: true });
   const reason = h("textarea", { id: "reason", name: "reason", rows: 2, required: true, maxlength: 500, "aria-describedby": "reason-hint" });
   const inputs = fields.map((field) => ({ field, input: inputOf(field) }));
@@ -59,6 +60,8 @@ export function ask({ title, text, path, fields = [], danger = false, then }) {
   );
   dialog.setAttribute("aria-labelledby", "dialog-title");
   replace(dialog, form);
+  // The page behind goes on: what opened the dialog may have been drawn anew.
+  dialog.onclose = () => opener.focus();
   dialog.showModal();
   reason.focus();
 }

@@ -43,7 +43,12 @@ export function reconcile(parent, items, { key, render }) {
     if (element === place) place = element.nextElementSibling;
     else parent.insertBefore(element, place);
   }
-  for (const gone of before.values()) gone.remove();
+  for (const gone of before.values()) {
+    const place = gone.contains(document.activeElement) ? placeOf(document.activeElement) : null;
+    const next = gone.nextElementSibling ?? gone.previousElementSibling;
+    gone.remove();
+    place?.focus(next);
+  }
 }
 
 // Renders a part of the page only when what it shows has changed.
@@ -54,6 +59,21 @@ export function section(element, state, render) {
   const inside = element.contains(document.activeElement) ? focusable(element).indexOf(document.activeElement) : -1;
   replace(element, render());
   if (inside >= 0) focusable(element)[inside]?.focus({ preventScroll: true });
+}
+
+// Where the focus is, so that it can go back there after parts of the page were drawn anew: to the
+// element itself, to the one with the same words in the same row or section, or to the page's content.
+export function placeOf(element) {
+  const words = element.textContent;
+  const section = element.closest("section");
+  const key = element.closest("[data-key]")?.dataset.key;
+
+  function standIn(row) {
+    if (element.isConnected && !row) return element;
+    const around = row ?? (key ? document.querySelector(`[data-key="${CSS.escape(key)}"]`) : section);
+    return around && focusable(around).find((each) => each.textContent === words);
+  }
+  return { focus: (row) => (standIn(row) ?? document.getElementById("main")).focus({ preventScroll: true }) };
 }
 
 function focusable(element) {

@@ -6,10 +6,18 @@ import { duration, moment, now, time } from "../format.js";
 import { badge, nameOf, progressBar, when } from "../parts.js";
 import { t } from "../texts.js";
 
+const DECISIONS = ["approval_requested", "approved", "rejected"];
+
 export const name = "head";
 
 export function shown({ events, steps, actions, now: _, updated_at: __, ...rest }) {
-  return rest;
+  return [rest, asks({ events, ...rest })];
+}
+
+// Whether a person is to decide; the plan says on what, and where.
+function asks(saga) {
+  const last = saga.events.findLast((event) => DECISIONS.includes(event.event_type) && event.event_data?.epoch === saga.epoch);
+  return saga.status === "in_progress" && last?.event_type === "approval_requested";
 }
 
 export function render(saga) {
@@ -30,6 +38,7 @@ export function render(saga) {
       { class: "title" },
       h("h1", {}, nameOf(saga)),
       badge(saga.status),
+      asks(saga) && h("span", { class: "tag warn" }, t("waitsForDecision")),
       saga.params.dry_run === true && h("span", { class: "tag" }, t("dryRunTag")),
       !ended && h("div", { class: "with-number" }, progressBar(saga), h("span", {}, `${saga.progress} %`)),
       saga.current_step && h("span", { class: "sub" }, t("runningAt", { step: saga.current_step })),

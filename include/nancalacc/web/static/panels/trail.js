@@ -7,6 +7,7 @@ import { t } from "../texts.js";
 const EVENTS_SHOWN = 500;
 const BAD = ["step_failed", "saga_failed", "compensation_failed", "record_rejected", "warning"];
 const TEXTS = ["error", "reason", "message"];
+const SHOWN_ELSEWHERE = ["kinds", "counts"];
 
 export const name = "trail";
 
@@ -73,8 +74,10 @@ function told(event) {
   if (data.verdict) return `${t(`verdict_${data.verdict}`)} — ${data.message}`;
   const parts = [];
   for (const [key, value] of Object.entries(data)) {
-    if (value === null || value === "" || (key === "attempt" && value === 1) || key === "kinds") continue;
-    parts.push(TEXTS.includes(key) ? String(value) : `${key}: ${typeof value === "object" ? JSON.stringify(value) : value}`);
+    if (value === null || value === "" || (key === "attempt" && value === 1) || SHOWN_ELSEWHERE.includes(key)) continue;
+    if (key === "hash") parts.push(t("planOf", { hash: value.slice(0, 12) }));
+    else if (Array.isArray(value) && value.every((each) => typeof each === "string")) parts.push(...value);
+    else parts.push(TEXTS.includes(key) ? String(value) : `${key}: ${typeof value === "object" ? JSON.stringify(value) : value}`);
   }
   return parts.join(" · ");
 }

@@ -14,7 +14,7 @@ export function shown(saga) {
 export function render(saga) {
   if (!saga.error_message && !saga.recovery_error) return [];
   const ended = ["compensated", "cancelled", "completed"].includes(saga.status);
-  const again = saga.recovery_error && !saga.error_message?.includes(saga.recovery_error) ? `${saga.recovery_error} ` : "";
+  const again = saga.recovery_error && !saga.error_message?.includes(saga.recovery_error) ? `${saga.recovery_error.replace(/[.。]$/, "")}. ` : "";
   return h(
     "div",
     { class: `notice ${ended ? "warn" : "bad"}` },
