@@ -87,9 +87,10 @@ def stack_connections(sandbox: Sandbox) -> dict[str, str]:
     """Pairs of connections: a good one, one of a second company, and ones that are wrong.
 
     Each WPS connection is of a company of its own, so that their runs do not refuse each other; but
-    those that ask before they remove two people are the first one's.
+    those that ask before they remove two people are the first one's. None takes HTTP callbacks.
     """
-    dingtalk, wps = sandbox.dingtalk_connection, sandbox.wps_connection
+    dingtalk = _with(sandbox.dingtalk_connection, callback_token="", callback_aes_secret="")
+    wps = sandbox.wps_connection
     nowhere = f"http://127.0.0.1:{free_port()}"
     dingtalks = {
         "default": dingtalk,

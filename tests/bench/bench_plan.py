@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from bench.targets import at_most
 from nancalacc.sandbox.postgres import Postgres
 from nancalacc.store.database import Database
 from nancalacc.store.migrate import upgrade
@@ -151,17 +152,16 @@ def test_a_plan_of_many_people(known: bool, changed: str) -> None:
                 fill(database, people=people, known=known, changed=changed)
             found[people] = in_a_process(url)
     few, many = (found[people] for people in SIZES)
+    growth = many.peak_mib / few.peak_mib
     against = f"{SIZES[1]} known" if known else "none known"
+    # There is no target for a first sync.
+    target = f" ({at_most(many.seconds, SECONDS, ' s')})" if known else ""
     print(
         f"\nplan of {SIZES[1]} people against {against}, {changed} changed: {many.seconds:.1f} s"
-        f" (target: {SECONDS:.0f}) for {many.rows} changes, checked again before publication in"
+        f"{target} for {many.rows} changes, checked again before publication in"
         f" {many.again_seconds:.1f} s; peak memory {few.peak_mib:.0f} MiB with {SIZES[0]} people,"
-        f" {many.peak_mib:.0f} MiB with {SIZES[1]} ({many.peak_mib / few.peak_mib:.2f} times, target"
-        f" {TIMES_MEMORY})"
+        f" {many.peak_mib:.0f} MiB with {SIZES[1]}, {growth:.2f} times ({at_most(growth, TIMES_MEMORY)})"
     )
-    if known:
-        assert many.seconds < SECONDS
-    assert many.peak_mib < few.peak_mib * TIMES_MEMORY
 
 
 if __name__ == "__main__":

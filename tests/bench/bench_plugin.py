@@ -1,10 +1,13 @@
 """What the plugin adds to the start of every process of Airflow, task processes of other DAGs included."""
 
+import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from bench.targets import at_most
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(300)]
 
@@ -23,7 +26,7 @@ print(1000 * (time.perf_counter() - begin), "fastapi" in sys.modules, *sorted(se
 """
 
 
-def test_the_plugin_hardly_delays_the_start_of_a_task() -> None:
+def test_what_the_plugin_adds_to_the_start_of_a_task() -> None:
     taken = []
     for _ in range(ROUNDS):
         done = subprocess.run(
@@ -36,5 +39,8 @@ def test_the_plugin_hardly_delays_the_start_of_a_task() -> None:
         milliseconds, has_fastapi, *loaded = done.stdout.splitlines()[-1].split()
         taken.append(float(milliseconds))
         assert has_fastapi == "False"
-    print(f"\n{sorted(taken)[ROUNDS // 2]:.1f} ms (median of {ROUNDS}), {len(loaded)} modules")
-    assert sorted(taken)[ROUNDS // 2] < MOST_MS
+    median = statistics.median(taken)
+    print(
+        f"\nloading the plugin: {median:.1f} ms (median of {ROUNDS}; {at_most(median, MOST_MS, ' ms')}),"
+        f" {len(loaded)} modules"
+    )

@@ -7,6 +7,7 @@ from datetime import datetime
 import psycopg
 import pytest
 
+from bench.targets import at_most
 from e2e.company import DAG, OWN_TABLES
 from nancalacc.sandbox.organisation import organisation_of_size
 from nancalacc.sandbox.server import Sandbox
@@ -41,7 +42,8 @@ def test_the_smallest_run_against_an_empty_one(
         for dag_id, values in taken.items():
             values.append(seconds(stack, dag_id))
     empty, ours = (statistics.median(values) for values in taken.values())
+    times = ours / empty
     print(
         f"\nfull_sync of one department and one person: {ours:.1f} s, the same graph doing nothing"
-        f" {empty:.1f} s: {ours / empty:.2f} times that (target: {TARGET}; medians of {ROUNDS})"
+        f" {empty:.1f} s: {times:.2f} times that ({at_most(times, TARGET)}; medians of {ROUNDS})"
     )

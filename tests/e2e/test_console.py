@@ -62,6 +62,8 @@ def test_without_a_login_no_route_answers(web: httpx.Client, paths: dict[str, An
             tried += 1
     assert tried > 18
     assert web.get("/nancalacc/openapi.json").status_code == 401
+    # No key for callbacks is configured here.
+    assert web.post("/nancalacc/dingtalk/callback", json={"encrypt": "x"}).status_code == 404
     assert web.get("/nancalacc/console/").status_code == 200
     wrong = {"authorization": "Bearer not-a-token"}
     assert web.get("/nancalacc/sagas", headers=wrong).status_code in {401, 403}

@@ -42,14 +42,9 @@ class Reaction:
     seconds: float
 
     @property
-    def success(self) -> bool:
-        """Whether the answer is the one that DingTalk wants, however late it came."""
-        return self.status == 200 and self.message == "success"
-
-    @property
     def accepted(self) -> bool:
-        """Whether DingTalk counts the callback as delivered."""
-        return self.success and self.seconds <= ANSWER_SECONDS
+        """Whether DingTalk counts the callback as delivered: the right answer, and in time."""
+        return self.status == 200 and self.message == "success" and self.seconds <= ANSWER_SECONDS
 
 
 class CallbackSender:

@@ -1,92 +1,133 @@
-"""The seconds of published rows against a WPS whose windows end all the time [wps 5.3]."""
+"""Batches beside a WPS whose windows end all the time [wps 5.3]."""
 
 import random
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
-from nancalacc.store.database import Database
-from nancalacc.sync import increments, planned_rows
-from nancalacc.sync.planning import DEPARTMENTS, MEMBERSHIPS, USERS, Increment
+from databases import Databases
+from nancalacc.sandbox.consumer import ConsumerRules
+from nancalacc.sandbox.dingtalk import DingTalkRules
+from nancalacc.sandbox.organisation import Placement, User, organisation_of_size
+from nancalacc.sandbox.postgres import Postgres
+from nancalacc.sandbox.server import SandboxOptions, running_sandbox
+from store.sync.batches import Batches
+from store.sync.conftest import FullSync
 
-BATCHES, AT_ONCE = 200, 40
-ZONE = "Asia/Shanghai"
+COMPANIES, BATCHES = 12, 17
+"""Two hundred batches in all; those of one company follow each other."""
+WINDOW_SECONDS = 0.1
+OPTIONS = SandboxOptions(dingtalk=DingTalkRules(calls_per_second=0), consumer=ConsumerRules(full_delay=0))
+LONGEST_COMMIT = 1.0
+"""Seconds from the beginning of a publication to its commit in which no row may come too late for WPS."""
+SLOW_COMMITS = f"""
+    CREATE TABLE stalls ();
+    CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN
+        PERFORM pg_sleep(random() / 2);
+        IF clock_timestamp() - now() > interval '{LONGEST_COMMIT} s' THEN
+            INSERT INTO stalls DEFAULT VALUES;
+        END IF;
+        RETURN NULL;
+    END $$;
+    CREATE CONSTRAINT TRIGGER slow AFTER UPDATE OF sync_time ON tb_las_user_increment
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow();
+"""
+"""Commits of publications take their time; one that took too long, as this machine stood still, is noted."""
 
 
-def rows_of(number: int) -> dict[str, list[Increment]]:
-    """A department, one below it, and a person there: rows of which each needs the one before."""
-    upper, lower, uid = str(10_000 + number), str(20_000 + number), f"w{number}"
-    person = {
-        "uid": uid, "account": uid, "nick_name": uid, "def_did": lower, "def_did_order": 0,
-        "leader": "", "employment_status": "active", "email": "", "title": "", "work_place": "",
-        "employer": "", "phone": "", "telephone": "",
-    }  # fmt: skip
-    place = {"uid": uid, "did": lower, "order": 1, "main": 1, "dids": f'[{{"did":"{lower}","order":1}}]'}
-    return {
-        DEPARTMENTS: [
-            Increment(DEPARTMENTS, lower, "dept_add", department(lower, upper), later=1),
-            Increment(DEPARTMENTS, upper, "dept_add", department(upper, "1")),
-        ],
-        USERS: [Increment(USERS, uid, "user_add", person)],
-        MEMBERSHIPS: [Increment(MEMBERSHIPS, uid, "user_dept_move", place)],
-    }
+@dataclass
+class Company:
+    """A company with a DingTalk, a WPS and a database of its own."""
+
+    sync: FullSync
+    batches: Batches
+    confirmed: list[dict[str, Any]] = field(default_factory=list)
+
+    def run(self) -> None:
+        """A full sync, then batches one after the other, each of rows that need one another."""
+        self.sync.complete()
+        organisation = self.sync.sandbox.organisation
+        self.batches.observe()
+        for number in range(BATCHES):
+            # Else every batch would begin just after a second of which WPS was waited for.
+            time.sleep(random.random())
+            dept_id = 600 + number
+            organisation.add_department(f"新{number}", dept_id=dept_id, parent_id=1)
+            if number % 8 == 0:
+                organisation.add_department(f"下{number}", dept_id=700 + number, parent_id=dept_id)
+                dept_id = 700 + number
+            organisation.add_user(User(f"w{number}", "新人", (Placement(dept_id),)))
+            run = self.batches.run()
+            self.confirmed.append(run.records["confirm_increments"].action_data)
 
 
-def department(did: str, pid: str) -> dict[str, Any]:
-    return {"did": did, "pid": pid, "name": f"部门{did}", "order": 0}
+@contextmanager
+def company(url: str) -> Iterator[Company]:
+    organisation = organisation_of_size(1, departments=1)
+    with running_sandbox(organisation=organisation, database_url=url, options=OPTIONS) as sandbox:
+        sync = FullSync(url, sandbox)
+        batches = Batches(sync)
+        # Rows that WPS is only slow to come to are not stamped anew.
+        sync.settings = replace(
+            sync.settings, busy_wait_seconds=120, renotify_seconds=10, confirm_seconds=300
+        )
+        sync.execute(SLOW_COMMITS)
+        try:
+            yield Company(sync, batches)
+        finally:
+            sync.database.close()
+
+
+@pytest.fixture
+def companies(postgres: Postgres, databases: Databases) -> Iterator[list[Company]]:
+    with ExitStack() as stack:
+        found = []
+        for _ in range(COMPANIES):
+            name = databases.take()
+            stack.callback(databases.give_back, name)
+            found.append(stack.enter_context(company(postgres.url(name))))
+        yield found
+
+
+@contextmanager
+def ending_windows(companies: list[Company]) -> Iterator[None]:
+    """Windows of every WPS end all the time, whoever asks; they do not make it refuse who does ask."""
+    is_over = threading.Event()
+
+    def end_windows() -> None:
+        due = time.monotonic()
+        while not is_over.wait(max(0.0, due - time.monotonic())):
+            due = time.monotonic() + WINDOW_SECONDS
+            for each in companies:
+                each.sync.sandbox.consumer.run_increments()
+
+    with ThreadPoolExecutor(1) as executor:
+        ending = executor.submit(end_windows)
+        try:
+            yield
+        finally:
+            is_over.set()
+            ending.result()
 
 
 @pytest.mark.slow
-def test_beside_two_hundred_batches_no_row_is_missed_and_none_comes_too_early(sync):
-    """Rows committed in time are stamped once: one that WPS has missed would stay open for ever."""
-    sync.complete()
-    consumer = sync.sandbox.consumer
-    consumer.set_rules(replace(consumer.rules, increment_every=0.1))
+@pytest.mark.timeout(400)
+def test_beside_two_hundred_batches_no_row_is_missed_and_none_comes_too_early(companies: list[Company]):
+    """A row committed in time is stamped once: WPS never comes back to one that it has missed."""
+    with ending_windows(companies), ThreadPoolExecutor(COMPANIES) as executor:
+        list(executor.map(Company.run, companies))
 
-    def publish(number: int) -> list[Any]:
-        saga, chance = f"saga-{number}", random.Random(number)
-        time.sleep(chance.random())
-        with database.transaction() as connection:
-            for kind, rows in rows_of(number).items():
-                planned_rows.plan(connection, kind, rows, transaction_id=saga)
-            assert planned_rows.schedule(connection, transaction_id=saga) == 1
-        began = time.monotonic()
-        with database.transaction() as connection:
-            increments.publish_round(
-                connection,
-                transaction_id=saga,
-                number=0,
-                third_company_id="sandbox",
-                platform_id="dingtalk",
-                zone=ZONE,
-            )
-            # A commit that takes its time.
-            connection.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": chance.random() / 2})
-        while time.monotonic() - began >= increments.AHEAD_SECONDS:
-            # This machine stood still, which is what stamping anew is for.
-            began = time.monotonic()
-            with database.transaction() as connection:
-                increments.stamp(connection, transaction_id=saga, number=0, zone=ZONE)
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with database.transaction() as connection:
-                if not increments.is_open(connection, transaction_id=saga, number=0):
-                    break
-            time.sleep(0.2)
-        with database.transaction() as connection:
-            return increments.verdicts(connection, transaction_id=saga, number=0)
-
-    with (
-        Database(sync.database._url.render_as_string(hide_password=False), pool_size=AT_ONCE) as database,
-        ThreadPoolExecutor(AT_ONCE) as executor,
-    ):
-        found = [verdict for batch in executor.map(publish, range(BATCHES)) for verdict in batch]
-
-    assert [verdict for verdict in found if verdict.status != 1] == []
-    assert len(found) == 4 * BATCHES
-    windows = [run for run in list(consumer.runs) if run.applied]
-    assert len(windows) > 5
+    for each in companies:
+        assert len(each.confirmed) == BATCHES
+        assert [tally["refused"] for tally in each.confirmed if tally["refused"]] == []
+        missed = [tally for tally in each.confirmed if tally["stamped_again"]]
+        assert len(missed) <= each.sync.value("SELECT count(*) FROM stalls")
+        assert each.batches.difference() == ()
+        assert len(each.sync.sandbox.consumer.runs) > 3 * BATCHES

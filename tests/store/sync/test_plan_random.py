@@ -11,7 +11,7 @@ from nancalacc.sandbox.directory import ROOT_DID, Directory, DirectoryUser
 from nancalacc.sandbox.organisation import Organisation
 from nancalacc.sync.company import PLAN
 from nancalacc.sync.full import FULL_SYNC
-from store.sync.random_organisations import RandomOrganisation, random_organisation
+from random_organisations import RandomOrganisation, random_organisation
 
 ROUNDS, CHANGES = 4, 25
 TABLES = ("tb_company_cfg", "tb_las_department", "tb_las_user", "tb_las_department_user", "task",

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from nancalacc.config import AccountSource
+from random_organisations import RandomOrganisation
 from store.sync.batches import Batches
-from store.sync.random_organisations import RandomOrganisation
 
 CHANGES, BATCHES = 500, 3
 

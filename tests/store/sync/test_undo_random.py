@@ -3,8 +3,8 @@
 import pytest
 
 from nancalacc.config import AccountSource
+from random_organisations import RandomOrganisation
 from store.sync.batches import Batches
-from store.sync.random_organisations import RandomOrganisation
 from store.sync.test_undo import SHOWN, Undo, content, many_may_go  # noqa: F401 - an automatic fixture
 from store.sync.test_verify import see
 

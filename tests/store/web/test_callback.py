@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import aiohttp
+import httpx
 import psycopg
 import pytest
 import uvicorn
@@ -16,7 +17,7 @@ import uvicorn
 from nancalacc.clients.callback_crypto import Sealed
 from nancalacc.config import ConnectionInfo, DingTalkSettings, Settings
 from nancalacc.errors import ConfigurationError
-from nancalacc.sandbox.callback import CallbackRules, CallbackSender
+from nancalacc.sandbox.callback import ANSWER_SECONDS, CallbackRules, CallbackSender
 from nancalacc.sandbox.postgres import Postgres
 from nancalacc.web.app import create_app
 from nancalacc.web.services import WebServices
@@ -71,6 +72,8 @@ class Site:
         self.thread.start()
         while not self.server.started:
             time.sleep(0.01)
+        # What is only done for the first request is not to count against DingTalk's 1500 ms.
+        httpx.get(f"{self.base}/health", trust_env=False)
 
     def stop(self) -> None:
         if self.thread.is_alive():
@@ -126,7 +129,7 @@ async def test_an_event_is_stored_and_answered(site):
 
     reaction = await sender.send(sender.message(*EVENT))
 
-    assert reaction.success
+    assert reaction.accepted
     assert site.rows() == [STORED]
 
 
@@ -137,19 +140,19 @@ async def test_repetitions_are_answered_and_stored_once(site):
 
     reactions = [await sender.post(sealed), await sender.post(sealed), await sender.send(message)]
 
-    assert all(reaction.success for reaction in reactions)
+    assert all(reaction.accepted for reaction in reactions)
     assert site.rows() == [STORED]
 
 
 async def test_the_url_check_is_answered_and_leaves_no_trace(site):
-    assert (await site.sender().send(b'{"EventType":"check_url"}')).success
+    assert (await site.sender().send(b'{"EventType":"check_url"}')).accepted
     assert site.rows() == []
 
 
 async def test_the_older_form_with_other_capitals_is_read(site):
     content = {"CorpId": "c", "EventType": "user_leave_org", "UserId": ["u1"], "TimeStamp": "1685501863357"}
 
-    assert (await site.sender().send(json.dumps(content).encode())).success
+    assert (await site.sender().send(json.dumps(content).encode())).accepted
     assert site.rows() == [("dingtalk_default", "user_leave_org", ["u1"], "pending")]
 
 
@@ -159,7 +162,7 @@ async def test_differences_may_be_an_object_or_a_list(site, diff):
 
     assert (
         await sender.send(sender.message("user_modify_org", {"userId": ["u1"], "diffInfo": diff}))
-    ).success
+    ).accepted
     assert [row[2:] for row in site.rows()] == [(["u1"], "pending")]
 
 
@@ -217,7 +220,7 @@ async def test_damaged_content_under_a_good_signature_is_refused_and_kept_dead(s
 async def test_an_event_that_names_nobody_is_kept_dead_and_does_not_come_again(site):
     sender = site.sender()
 
-    assert (await sender.send(sender.message("user_add_org", {"userId": []}))).success
+    assert (await sender.send(sender.message("user_add_org", {"userId": []}))).accepted
     assert [row[1:] for row in site.rows()] == [("user_add_org", [], "dead")]
 
 
@@ -297,7 +300,7 @@ async def test_connections_that_cannot_be_read_now_mean_later(site, caplog):
     assert "password" not in caplog.text
     site.services.dingtalk_settings = site.settings
     sender = site.sender()
-    assert (await sender.send(sender.message(*EVENT))).success
+    assert (await sender.send(sender.message(*EVENT))).accepted
 
 
 async def test_the_signature_tells_the_company(unstarted):
@@ -310,9 +313,9 @@ async def test_the_signature_tells_the_company(unstarted):
     unstarted.start()
     first, second = unstarted.sender(), unstarted.sender(VECTOR_APP)
 
-    assert (await first.send(first.message(*EVENT))).success
+    assert (await first.send(first.message(*EVENT))).accepted
     assert [row[0] for row in unstarted.rows()] == ["dingtalk_default", "dingtalk_twin"]
-    assert (await second.send(second.message(*EVENT))).success
+    assert (await second.send(second.message(*EVENT))).accepted
     assert unstarted.rows()[2][0] == "dingtalk_vector"
 
 
@@ -328,7 +331,7 @@ async def test_without_the_database_the_answer_is_500_until_it_is_back(unstarted
     unstarted.services._database.close()
     unstarted.services._database = None
     unstarted.url = module_database
-    assert (await sender.send(message)).success
+    assert (await sender.send(message)).accepted
     assert unstarted.rows() == [STORED]
 
 
@@ -339,6 +342,7 @@ async def test_a_database_that_hangs_means_500_in_time(site):
         reaction = await sender.send(sender.message(*EVENT))
 
     assert reaction.status == 500
+    assert reaction.seconds <= ANSWER_SECONDS
 
 
 async def test_events_are_logged_without_their_content(site, caplog):
