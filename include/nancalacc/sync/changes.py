@@ -30,6 +30,7 @@ from nancalacc.sync import drawn_in, neighbours
 from nancalacc.sync.claims import ClaimedEvent
 from nancalacc.sync.inbox import DEPARTMENT_TYPES
 from nancalacc.sync.mapping import ROOT_DID, Mapper, Record, departments_of, fold, suffixed, text, whole
+from nancalacc.sync.refusals import Refusals, Verdict
 from nancalacc.sync.scope import WHOLE_COMPANY
 
 READERS = 16
@@ -75,6 +76,9 @@ class ChangeReading:
         self._client = client
         self._mapper = mapper
         self._company = third_company_id
+        self._refusals = Refusals(client, root_dept_id=mapper.root_dept_id)
+        self._named: set[Key] = set()
+        self._outside: set[int] = set()
         self._waiting: dict[Key, None] = {}
         self._known: dict[int, bool] = {}
         self._places: dict[str, list[int]] = {}
@@ -90,6 +94,7 @@ class ChangeReading:
         for event in events:
             kind = DEPARTMENTS if event.event_type in DEPARTMENT_TYPES else USERS
             for object_id in event.object_ids:
+                self._named.add((kind, object_id))
                 self._want((kind, object_id), causes={event.id})
         while self._waiting:
             await self._read_waiting()
@@ -107,7 +112,7 @@ class ChangeReading:
         path: list[int] = []
         above = dept_id
         while True:
-            if self._is_above(above):
+            if self._is_above(above) or above in self._outside:
                 return Place.OUTSIDE
             if (DEPARTMENTS, str(above)) in self.failed:
                 return Place.UNREADABLE
@@ -192,6 +197,7 @@ class ChangeReading:
     async def _read_waiting(self) -> None:
         keys, self._waiting = list(self._waiting), {}
         incomplete: dict[Key, IncompleteAnswerError] = {}
+        refused: dict[Key, ObjectError] = {}
         answered = False
         async with aclosing(fan_out(keys, work=self._read_one, at_once=READERS)) as results:
             async for key, found in results:
@@ -200,7 +206,7 @@ class ChangeReading:
                     continue
                 answered = True
                 if isinstance(found, ObjectError):
-                    self.failed[key] = str(found)
+                    refused[key] = found
                 elif key[0] == DEPARTMENTS:
                     self._add_department(int(key[1]), found)
                 else:
@@ -209,6 +215,28 @@ class ChangeReading:
             if not answered:
                 raise error
             self.failed[key] = str(error)
+        await self._judge(refused)
+
+    async def _judge(self, refused: Mapping[Key, ObjectError]) -> None:
+        """Decide about each refused object whether it is beyond the root, or its events fail."""
+        if not refused:
+            return
+        with self._ctx.transaction() as connection:
+            self._ask_whether_known(connection, {int(each) for kind, each in refused if kind == DEPARTMENTS})
+        for key, error in refused.items():
+            kind, object_id = key
+            is_stranger = (
+                kind == DEPARTMENTS and key not in self._named and not self._is_known(int(object_id))
+            )
+            is_root = kind == DEPARTMENTS and int(object_id) == self._mapper.root_dept_id
+            verdict = await self._refusals.verdict(error, is_stranger=is_stranger)
+            if is_root or verdict is Verdict.FAILED:
+                self.failed[key] = str(error)
+            elif kind == DEPARTMENTS:
+                self._outside.add(int(object_id))
+                self.departments[int(object_id)] = None
+            else:
+                self.users[object_id] = None
 
     async def _read_one(
         self, key: Key
@@ -312,7 +340,10 @@ class ChangeReading:
         for uid, record in self.users.items():
             if record is not None:
                 named.update(self._listed_places(uid, record))
-        unknown = {dept_id for dept_id in named if not self._is_above(dept_id)} - set(self._known)
+        self._ask_whether_known(connection, named)
+
+    def _ask_whether_known(self, connection: Connection, dept_ids: set[int]) -> None:
+        unknown = {dept_id for dept_id in dept_ids if not self._is_above(dept_id)} - set(self._known)
         if unknown:
             by_did = {self._mapper.did(dept_id): dept_id for dept_id in unknown}
             found = neighbours.known_dids(connection, by_did, third_company_id=self._company)

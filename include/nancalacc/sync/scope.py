@@ -17,6 +17,8 @@ from nancalacc.sync.mapping import whole
 
 WHOLE_COMPANY = 1
 """The department that contains all others [dt 2]."""
+OUT_OF_SCOPE = frozenset({"50002", "50004"})
+"""The codes for a user or a department that the app may not see [dt 4.1]."""
 DEEPEST = 100
 
 
@@ -60,6 +62,15 @@ async def check_scope(
     if former is not None and not may_be_narrower:
         await _require_as_wide(client, scopes, settings=settings, former=former)
     return scopes
+
+
+async def ends_below_company(client: DingTalkClient, *, root_dept_id: int) -> bool:
+    """Whether the app may read everything below the root, and not the whole company.
+
+    What it may not read is then beyond the root.
+    """
+    authed = (await client.scopes()).departments
+    return WHOLE_COMPANY not in authed and bool(await _holder(client, root_dept_id, authed=authed))
 
 
 async def _require_as_wide(
