@@ -29,7 +29,17 @@ from nancalacc.saga.context import StepContext
 from nancalacc.sync import drawn_in, neighbours
 from nancalacc.sync.claims import ClaimedEvent
 from nancalacc.sync.inbox import DEPARTMENT_TYPES
-from nancalacc.sync.mapping import ROOT_DID, Mapper, Record, departments_of, fold, suffixed, text, whole
+from nancalacc.sync.mapping import (
+    ROOT_DID,
+    Mapper,
+    Record,
+    departments_of,
+    fold,
+    parent_of,
+    suffixed,
+    text,
+    whole,
+)
 from nancalacc.sync.refusals import Refusals, Verdict
 from nancalacc.sync.scope import WHOLE_COMPANY
 
@@ -436,7 +446,7 @@ class ChangeReading:
     # Parts
 
     def _parent(self, record: Mapping[str, Any]) -> int:
-        return whole(record.get("parent_id")) or self._mapper.root_dept_id
+        return parent_of(record) or self._mapper.root_dept_id
 
     def _listed_places(self, uid: str, record: Record) -> list[int]:
         """The person's departments; those WPS has where the record does not say."""

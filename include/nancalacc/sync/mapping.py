@@ -147,7 +147,7 @@ class Mapper:
     def department(self, record: Record) -> DepartmentRow:
         """The row of a department/get result; the root's parent is the root row."""
         dept_id = whole(record.get("dept_id")) or 0
-        parent_id = whole(record.get("parent_id")) or self.root_dept_id
+        parent_id = parent_of(record) or self.root_dept_id
         did = self.did(dept_id)
         notes = _Notes(did)
         order = notes.clamped(whole(record.get("order")))
@@ -314,6 +314,12 @@ def departments_of(record: Record, *, within: Collection[int]) -> tuple[tuple[in
     numbers = list(dict.fromkeys(number for number in map(whole, listed) if number is not None))
     found = tuple(number for number in numbers if number in within)
     return found, len(numbers) - len(found)
+
+
+def parent_of(record: Record) -> int | None:
+    """The parent that a department's record states; None for none, which some write as 0 [dt 2]."""
+    parent_id = whole(record.get("parent_id"))
+    return parent_id if parent_id is not None and parent_id > 0 else None
 
 
 def department_values(record: Record, key: str, value: str) -> dict[int, Any]:

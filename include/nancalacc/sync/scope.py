@@ -13,7 +13,7 @@ from nancalacc.clients.dingtalk import DingTalkClient, Scopes
 from nancalacc.config import DingTalkSettings
 from nancalacc.errors import ConfigurationError, GuardError, ObjectError, ObjectNotFoundError
 from nancalacc.store.tables import UTC_NOW, known_scopes
-from nancalacc.sync.mapping import whole
+from nancalacc.sync.mapping import parent_of
 
 WHOLE_COMPANY = 1
 """The department that contains all others [dt 2]."""
@@ -101,7 +101,7 @@ async def _holder(client: DingTalkClient, dept_id: int, *, authed: Collection[in
         if place == WHOLE_COMPANY:
             break
         try:
-            place = whole((await client.department(place)).get("parent_id"))
+            place = parent_of(await client.department(place))
         except ObjectNotFoundError:
             return None
         except ObjectError:
