@@ -28,7 +28,7 @@ from nancalacc.errors import (
 from nancalacc.saga.context import StepContext
 from nancalacc.sync import drawn_in, neighbours
 from nancalacc.sync.claims import ClaimedEvent
-from nancalacc.sync.inbox import DEPARTMENT_TYPES
+from nancalacc.sync.inbox import DEPARTMENT_TYPES, LEAVING_TYPES
 from nancalacc.sync.mapping import (
     ROOT_DID,
     Mapper,
@@ -88,6 +88,7 @@ class ChangeReading:
         self._company = third_company_id
         self._refusals = Refusals(client, root_dept_id=mapper.root_dept_id)
         self._named: set[Key] = set()
+        self._leaving: set[Key] = set()
         self._outside: set[int] = set()
         self._waiting: dict[Key, None] = {}
         self._known: dict[int, bool] = {}
@@ -105,6 +106,8 @@ class ChangeReading:
             kind = DEPARTMENTS if event.event_type in DEPARTMENT_TYPES else USERS
             for object_id in event.object_ids:
                 self._named.add((kind, object_id))
+                if event.event_type in LEAVING_TYPES:
+                    self._leaving.add((kind, object_id))
                 self._want((kind, object_id), causes={event.id})
         while self._waiting:
             await self._read_waiting()
@@ -228,7 +231,7 @@ class ChangeReading:
         await self._judge(refused)
 
     async def _judge(self, refused: Mapping[Key, ObjectError]) -> None:
-        """Decide about each refused object whether it is beyond the root, or its events fail."""
+        """Decide about each refused object whether it is beyond the root or gone, or its events fail."""
         if not refused:
             return
         with self._ctx.transaction() as connection:
@@ -239,12 +242,15 @@ class ChangeReading:
                 kind == DEPARTMENTS and key not in self._named and not self._is_known(int(object_id))
             )
             is_root = kind == DEPARTMENTS and int(object_id) == self._mapper.root_dept_id
-            verdict = await self._refusals.verdict(error, is_stranger=is_stranger)
+            verdict = await self._refusals.verdict(
+                error, is_leaving=key in self._leaving, is_stranger=is_stranger
+            )
             if is_root or verdict is Verdict.FAILED:
                 self.failed[key] = str(error)
             elif kind == DEPARTMENTS:
-                self._outside.add(int(object_id))
                 self.departments[int(object_id)] = None
+                if verdict is Verdict.OUTSIDE:
+                    self._outside.add(int(object_id))
             else:
                 self.users[object_id] = None
 

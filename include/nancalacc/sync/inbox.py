@@ -23,6 +23,7 @@ from nancalacc.store.tables import EventStatus, dingtalk_events
 
 USER_TYPES = frozenset({"user_add_org", "user_modify_org", "user_active_org", "user_leave_org"})
 DEPARTMENT_TYPES = frozenset({"org_dept_create", "org_dept_modify", "org_dept_remove"})
+LEAVING_TYPES = frozenset({"user_leave_org", "org_dept_remove"})
 CHECK_URL = "check_url"
 """The type with which DingTalk tries out a callback address [dt 6]."""
 

@@ -14,6 +14,7 @@ class Verdict(StrEnum):
 
     OUTSIDE = "outside"
     """It is not below the root of the sync."""
+    GONE = "gone"
     FAILED = "failed"
     """Nobody knows: the events that want it fail."""
 
@@ -26,12 +27,17 @@ class Refusals:
         self._root = root_dept_id
         self._ends_below_company: bool | None = None
 
-    async def verdict(self, error: ObjectError, *, is_stranger: bool) -> Verdict:
+    async def verdict(self, error: ObjectError, *, is_leaving: bool, is_stranger: bool) -> Verdict:
         """What a refused object is.
 
+        `is_leaving`: an event says that it left or was removed; who has left may not be readable [dt 7].
         `is_stranger`: a department that no event names and WPS does not know, as one beyond the root is in
         which somebody is, too.
         """
+        verdict = await self._by_code(error, is_stranger=is_stranger)
+        return Verdict.GONE if is_leaving and verdict is Verdict.FAILED else verdict
+
+    async def _by_code(self, error: ObjectError, *, is_stranger: bool) -> Verdict:
         if error.code in OUT_OF_SCOPE:
             # Whether the app still sees all there is below the root: otherwise it may be there.
             if self._ends_below_company is None:

@@ -98,3 +98,34 @@ def test_a_refusal_that_contradicts_a_scope_of_everything_removes_nobody(batches
     assert status == "pending"
     assert "50002" in error
     assert batches.sync.value("SELECT count(*) FROM known_users WHERE uid = 'u03'") == 1
+
+
+def test_what_an_event_says_has_left_is_gone_however_dingtalk_refuses_it(batches):
+    see(batches.sync, 1)
+    organisation = batches.sync.sandbox.organisation
+    organisation.add_department("空", dept_id=120, parent_id=100)
+    organisation.add_department("空空", dept_id=130, parent_id=100)
+    batches.drain()
+    with (
+        refusing(batches.sync, USER_GET, "u01", "33012"),
+        refusing(batches.sync, USER_GET, "u03", "60120"),
+        refusing(batches.sync, USER_GET, "u04", "50002"),
+        refusing(batches.sync, DEPARTMENT_GET, 120, "40009"),
+        refusing(batches.sync, DEPARTMENT_GET, 130, "50004"),
+    ):
+        for uid in ("u01", "u03", "u04"):
+            organisation.remove_user(uid)
+        for dept_id in (120, 130):
+            organisation.remove_department(dept_id)
+        batches.drain()
+    assert states(batches) == {("done", None)}
+    assert batches.sync.value("SELECT count(*) FROM known_users") == 17
+    assert batches.sync.value("SELECT count(*) FROM known_departments") == 2
+
+
+def test_a_disabled_person_whom_no_event_says_to_have_left_stays(batches):
+    batches.event("user_modify_org", "u03")
+    with refusing(batches.sync, USER_GET, "u03", "60120"):
+        batches.run()
+    assert {status for status, _ in states(batches)} == {"pending"}
+    assert batches.sync.value("SELECT count(*) FROM known_users WHERE uid = 'u03'") == 1
