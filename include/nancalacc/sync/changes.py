@@ -455,11 +455,11 @@ class ChangeReading:
         return parent_of(record) or self._mapper.root_dept_id
 
     def _listed_places(self, uid: str, record: Record) -> list[int]:
-        """The person's departments; those WPS has where the record does not say."""
+        """The person's departments, in the order that tells the main one; those WPS has if none are said."""
         listed = record.get("dept_id_list")
         if not isinstance(listed, list):
             return self._places.get(uid, [])
-        return [number for number in map(whole, listed) if number is not None]
+        return list(self._mapper.in_order(each for each in map(whole, listed) if each is not None))
 
     def _is_above(self, dept_id: int) -> bool:
         """True for the department that contains all others, where the sync starts further down."""

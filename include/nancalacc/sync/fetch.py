@@ -64,6 +64,7 @@ async def _fetch(
         account_source=company.wps.account_source,
         phone_salt=company.wps.phone_salt_secret,
         company=third_company_id,
+        user_details=company.dingtalk.user_details,
     )
     async with services.dingtalk(company.params.dingtalk_conn_id) as client:
         reading = Reading(
@@ -73,7 +74,6 @@ async def _fetch(
             fetch=fetch,
             third_company_id=third_company_id,
             settings=settings,
-            user_details=company.dingtalk.user_details,
         )
         await reading.read()
         # Once more: it may have been narrowed while the pages were read.

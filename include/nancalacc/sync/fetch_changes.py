@@ -85,6 +85,7 @@ async def _fetch(ctx: StepContext, batch: Batch, events: list[claims.ClaimedEven
         account_source=batch.wps.account_source,
         phone_salt=batch.wps.phone_salt_secret,
         company=third_company_id,
+        user_details=batch.dingtalk.user_details,
     )
     async with services.dingtalk(batch.dingtalk.conn_id) as client:
         reading = ChangeReading(ctx, client=client, mapper=mapper, third_company_id=third_company_id)

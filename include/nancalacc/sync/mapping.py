@@ -11,7 +11,7 @@ import hmac
 import os
 import unicodedata
 from base64 import b64encode
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -135,6 +135,8 @@ class Mapper:
     account_source: AccountSource
     phone_salt: str = field(repr=False)
     company: str = ""
+    user_details: bool = True
+    """Whether everybody is read singly."""
 
     def did(self, dept_id: int) -> str:
         """The did of a department: the root of the sync is '1', whatever its id is."""
@@ -157,6 +159,13 @@ class Mapper:
         pid = ROOT_ROW_DID if dept_id == self.root_dept_id else self.did(parent_id)
         return DepartmentRow(did, pid, name, None if name is None else fold(name), order, tuple(notes.found))
 
+    def in_order(self, dept_ids: Iterable[int]) -> tuple[int, ...]:
+        """The departments of a user/get result in the order that tells the main one.
+
+        By id where people are not read singly: DingTalk promises no order, and user/list may have another.
+        """
+        return tuple(dept_ids) if self.user_details else tuple(sorted(dept_ids))
+
     def main_department(self, dept_ids: Sequence[int]) -> int:
         """The first department that is not the root of the sync; the root if there is no other."""
         return next((dept_id for dept_id in dept_ids if dept_id != self.root_dept_id), self.root_dept_id)
@@ -167,7 +176,8 @@ class Mapper:
         """The row of a person from a user/list item, a user/get result or both merged.
 
         `dept_ids`: the departments within the snapshot; `order`: in the main one;
-        `departments`: their number as the listings must show it, if it is not that of `dept_ids`.
+        `departments`: their number as the listings must show it, if it is not that of `dept_ids`; 0 if
+        only the listings tell it.
         """
         uid = text(record.get("userid")) or ""
         rejected = unusable(uid)
