@@ -13,6 +13,7 @@ from nancalacc.saga.context import CompensationContext, StepContext
 from nancalacc.saga.state import EventType
 from nancalacc.sync import budget, conflicts, evidence, known, resolve, resuming, staging
 from nancalacc.sync.company import FETCH, SAVES, VALIDATE, Company
+from nancalacc.sync.findings import Reason
 from nancalacc.sync.mapping import Mapper
 from nancalacc.sync.reading import Reading
 from nancalacc.sync.scope import FormerScope, check_scope, former_scope
@@ -86,7 +87,14 @@ async def _fetch(
     # What is resolved here stays only if the step completes: a retry goes on from what was read.
     connection = ctx.connection
     staging.prefer_hash_joins(connection)
-    managers_read = resolve.managers_were_read(connection, fetch=fetch)
+    managers_read = resolve.managers_were_read(
+        connection,
+        fetch=fetch,
+        third_company_id=third_company_id,
+        all_asked=company.dingtalk.user_details
+        and not reading.findings.counts[Reason.DETAILS_NOT_READ]
+        and not (scope and scope.lost_fields(scopes)),
+    )
     resolve.resolve(
         connection,
         fetch=fetch,

@@ -30,6 +30,10 @@ class FormerScope:
     user_fields: tuple[str, ...]
     task_id: str
 
+    def lost_fields(self, scopes: Scopes) -> list[str]:
+        """The fields of people that were granted then and are not any more."""
+        return sorted(set(self.user_fields) - set(scopes.user_fields))
+
 
 async def check_scope(
     client: DingTalkClient,
