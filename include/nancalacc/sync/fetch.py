@@ -129,6 +129,7 @@ async def _fetch(
     return {
         **counts.as_data(),
         "fetch": fetch.as_data(),
+        "root_dept_id": mapper.root_dept_id,
         "collect_cost_ms": max(1, round(seconds * 1000)),
         "managers_read": managers_read,
         "rejected": {
