@@ -8,7 +8,7 @@ there, so that the rules of the full sync give the same result on them alone.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -38,6 +38,7 @@ from nancalacc.sync.mapping import (
     parent_of,
     suffixed,
     text,
+    unusable,
     whole,
 )
 from nancalacc.sync.refusals import Refusals, Verdict
@@ -72,7 +73,8 @@ class ChangeReading:
     """One reading of changed objects by one attempt of the fetching step.
 
     `departments` and `users` hold what was read, None for what is gone; `failed` says why an object
-    could not be read; `causes` tells the ids of the events because of which each was read.
+    could not be read; `causes` tells the ids of the events because of which each was read. `unusable`
+    counts, by department and reason, the people in it under whose userids nothing can be written.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class ChangeReading:
         self.users: dict[str, Record | None] = {}
         self.failed: dict[Key, str] = {}
         self.causes: defaultdict[Key, set[int]] = defaultdict(set)
+        self.unusable: Counter[tuple[int, str]] = Counter()
         self._ctx = ctx
         self._client = client
         self._mapper = mapper
@@ -298,7 +301,12 @@ class ChangeReading:
                 async with aclosing(self._client.user_pages(dept_id)) as pages:
                     async for page in pages:
                         for item in page:
-                            self._want_user(text(item.get("userid")) or "", because_of=key)
+                            uid = text(item.get("userid")) or ""
+                            reason = unusable(uid)
+                            if reason:
+                                self.unusable[dept_id, reason] += 1
+                            else:
+                                self._want_user(uid, because_of=key)
             except ObjectError as error:
                 self.failed[key] = str(error)
 

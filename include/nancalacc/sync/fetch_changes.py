@@ -118,6 +118,11 @@ async def _fetch(ctx: StepContext, batch: Batch, events: list[claims.ClaimedEven
     failures = {each.key: each.reason for each in found if each.action is Change.FAILED} | rejected
     for key, reason in failures.items():
         ctx.event(EventType.RECORD_REJECTED, {"id": key, "reason": reason})
+    for (dept_id, reason), number in reading.unusable.items():
+        ctx.event(
+            EventType.RECORD_REJECTED,
+            {"id": "?", "reason": reason, "number": number, "department": mapper.did(dept_id)},
+        )
     warn_about_conflicts(ctx, held)
     actions = Counter(f"{each.kind}_{each.action.value}" for each in found)
     log.info("Saga %s: %s events concern %s objects", fetch.transaction_id, len(events), len(found))

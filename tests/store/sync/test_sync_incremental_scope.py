@@ -12,6 +12,7 @@ from nancalacc.sandbox.organisation import Placement
 from store.sync.batches import Batches
 
 USER_GET, DEPARTMENT_GET = "/topapi/v2/user/get", "/topapi/v2/department/get"
+USER_LIST = "/topapi/v2/user/list"
 
 pytestmark = pytest.mark.slow
 
@@ -129,3 +130,17 @@ def test_a_disabled_person_whom_no_event_says_to_have_left_stays(batches):
         batches.run()
     assert {status for status, _ in states(batches)} == {"pending"}
     assert batches.sync.value("SELECT count(*) FROM known_users WHERE uid = 'u03'") == 1
+
+
+def test_a_record_without_a_userid_in_a_new_department_is_reported_and_stops_nothing(batches):
+    apis = batches.sync.sandbox.dingtalk._apis
+    answer = apis[USER_LIST]
+    apis[USER_LIST] = lambda values: (
+        answer(values) | ({"list": [{"name": "无"}]} if values["dept_id"] == 300 else {})
+    )
+    batches.sync.sandbox.organisation.add_department("新", dept_id=300, parent_id=100)
+    run = batches.run()
+    assert states(batches) == {("done", None)}
+    assert batches.sync.value("SELECT name FROM known_departments WHERE did = '300'") == "新"
+    [rejected] = [data for kind, data in run.events if kind == "record_rejected"]
+    assert rejected.items() >= {"id": "?", "reason": "no_userid", "number": 1, "department": "300"}.items()
