@@ -19,20 +19,20 @@ SETTLE = tuple(
         # As WPS has it where the departments were not read; otherwise the smallest, the root last.
         """
         WITH unsaid AS (
-            SELECT s.uid, s.def_did, bool_or(s.departments = 0) OVER (PARTITION BY s.uid) AS is_unsaid,
-                dense_rank() OVER (
-                    PARTITION BY s.uid
-                    ORDER BY s.departments = 0, s.def_did = '1', k.def_did IS NOT NULL DESC,
-                        length(s.def_did), s.def_did COLLATE "C"
-                ) AS place
+            SELECT s.uid, s.def_did, dense_rank() OVER (
+                PARTITION BY s.uid
+                ORDER BY s.departments = 0, s.def_did = '1', k.def_did IS NOT NULL DESC,
+                    length(s.def_did), s.def_did COLLATE "C"
+            ) AS place
             FROM staged_users s
             LEFT JOIN known_users k
                 ON k.third_company_id = :company AND k.uid = s.uid AND k.def_did = s.def_did
-            WHERE {of_s} AND s.rejected IS NULL
+            WHERE {of_s} AND s.rejected IS NULL AND s.uid IN (
+                SELECT s.uid FROM staged_users s WHERE {of_s} AND s.rejected IS NULL AND s.departments = 0
+            )
         )
         DELETE FROM staged_users s USING unsaid
-        WHERE {of_s} AND s.uid = unsaid.uid AND s.def_did = unsaid.def_did AND unsaid.is_unsaid
-            AND unsaid.place > 1
+        WHERE {of_s} AND s.uid = unsaid.uid AND s.def_did = unsaid.def_did AND unsaid.place > 1
         """,
         """
         UPDATE staged_users s SET departments = listed.number

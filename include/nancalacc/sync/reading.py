@@ -201,7 +201,7 @@ class Reading:
             dept_ids=dept_ids,
             # Of another one its own page tells, as of the membership.
             order=order if membership.main else None,
-            departments=0 if said is None else -1 if has_moved else None,
+            departments=0 if said is None else -1 if has_moved or not said else None,
         )
         self._add_person(person, proof=listed.proof)
 

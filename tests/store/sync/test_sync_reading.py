@@ -150,6 +150,12 @@ def test_who_is_in_no_department_of_the_snapshot_any_more_is_ignored(read):
     assert reading.ignored["users"] == 1
 
 
+def test_who_is_listed_but_says_to_be_elsewhere_only_is_read_again(read):
+    reading = read(ScriptedDingTalk({1: [[item("a", 99)]]}, users={"a": {"dept_id_list": [99]}}))
+    assert (reading.users, reading.places) == ([], [])
+    assert reading.ignored["users"] == 1
+
+
 def test_without_department_lists_the_listings_count(read):
     users = {"b": {}}
     client = ScriptedDingTalk({5: [[{"userid": "a"}, {"userid": "b"}]], 7: [[{"userid": "b"}]]}, users=users)
