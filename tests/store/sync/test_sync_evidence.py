@@ -106,6 +106,7 @@ class TestResuming:
         assert data["evidence"]["members"] == DEPARTMENTS * PEOPLE_EACH
         assert data["adjusted"]["reasons"] == {"value_cut": DEPARTMENTS}
 
+    @pytest.mark.slow
     def test_whose_main_department_is_not_the_first_listed_is_neither_lost_nor_read_twice(
         self, sync, organisation, monkeypatch
     ):
