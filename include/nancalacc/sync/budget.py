@@ -1,7 +1,7 @@
 """The call plan of a full sync: how many calls DingTalk will get, and how long they take [dt 4.3].
 
 Made before anything is read, from what the last completed sync counted; held against what happened
-afterwards. A first sync has nothing to go by: its plan says only how much fits.
+afterwards. The first sync from a root has nothing to go by: its plan says only how much fits.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ LAST = text("""
     JOIN saga_steps s ON s.transaction_id = t.transaction_id AND s.step_name = :step
     WHERE t.third_company_id = :company AND t.definition = :definition AND t.status = 'completed'
         AND t.transaction_id <> :own AND s.status = 'completed' AND s.action_data ? 'collect_cost_ms'
+        AND s.action_data->>'root_dept_id' = :root
     ORDER BY t.end_time DESC LIMIT 1
 """)
 
@@ -121,10 +122,16 @@ def last_plan(
     settings: DingTalkSettings,
     limit: timedelta,
 ) -> CallPlan:
-    """The plan by the last completed sync of the company, dry runs included."""
+    """The plan by the last completed sync of the company from the same root, dry runs included."""
     row = connection.execute(
         LAST,
-        {"company": third_company_id, "own": transaction_id, "definition": definition, "step": step},
+        {
+            "company": third_company_id,
+            "own": transaction_id,
+            "definition": definition,
+            "step": step,
+            "root": str(settings.root_dept_id),
+        },
     ).one_or_none()
     if row is None:
         return plan_calls(None, settings=settings, limit=limit)

@@ -8,7 +8,7 @@ there, so that the rules of the full sync give the same result on them alone.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -28,8 +28,20 @@ from nancalacc.errors import (
 from nancalacc.saga.context import StepContext
 from nancalacc.sync import drawn_in, neighbours
 from nancalacc.sync.claims import ClaimedEvent
-from nancalacc.sync.inbox import DEPARTMENT_TYPES
-from nancalacc.sync.mapping import ROOT_DID, Mapper, Record, departments_of, fold, suffixed, text, whole
+from nancalacc.sync.inbox import DEPARTMENT_TYPES, LEAVING_TYPES
+from nancalacc.sync.mapping import (
+    ROOT_DID,
+    Mapper,
+    Record,
+    departments_of,
+    fold,
+    parent_of,
+    suffixed,
+    text,
+    unusable,
+    whole,
+)
+from nancalacc.sync.refusals import Refusals, Verdict
 from nancalacc.sync.scope import WHOLE_COMPANY
 
 READERS = 16
@@ -61,7 +73,8 @@ class ChangeReading:
     """One reading of changed objects by one attempt of the fetching step.
 
     `departments` and `users` hold what was read, None for what is gone; `failed` says why an object
-    could not be read; `causes` tells the ids of the events because of which each was read.
+    could not be read; `causes` tells the ids of the events because of which each was read. `unusable`
+    counts, by department and reason, the people in it under whose userids nothing can be written.
     """
 
     def __init__(
@@ -71,10 +84,15 @@ class ChangeReading:
         self.users: dict[str, Record | None] = {}
         self.failed: dict[Key, str] = {}
         self.causes: defaultdict[Key, set[int]] = defaultdict(set)
+        self.unusable: Counter[tuple[int, str]] = Counter()
         self._ctx = ctx
         self._client = client
         self._mapper = mapper
         self._company = third_company_id
+        self._refusals = Refusals(client, root_dept_id=mapper.root_dept_id)
+        self._named: set[Key] = set()
+        self._leaving: set[Key] = set()
+        self._outside: set[int] = set()
         self._waiting: dict[Key, None] = {}
         self._known: dict[int, bool] = {}
         self._places: dict[str, list[int]] = {}
@@ -90,6 +108,9 @@ class ChangeReading:
         for event in events:
             kind = DEPARTMENTS if event.event_type in DEPARTMENT_TYPES else USERS
             for object_id in event.object_ids:
+                self._named.add((kind, object_id))
+                if event.event_type in LEAVING_TYPES:
+                    self._leaving.add((kind, object_id))
                 self._want((kind, object_id), causes={event.id})
         while self._waiting:
             await self._read_waiting()
@@ -107,7 +128,7 @@ class ChangeReading:
         path: list[int] = []
         above = dept_id
         while True:
-            if self._is_above(above):
+            if self._is_above(above) or above in self._outside:
                 return Place.OUTSIDE
             if (DEPARTMENTS, str(above)) in self.failed:
                 return Place.UNREADABLE
@@ -192,6 +213,7 @@ class ChangeReading:
     async def _read_waiting(self) -> None:
         keys, self._waiting = list(self._waiting), {}
         incomplete: dict[Key, IncompleteAnswerError] = {}
+        refused: dict[Key, ObjectError] = {}
         answered = False
         async with aclosing(fan_out(keys, work=self._read_one, at_once=READERS)) as results:
             async for key, found in results:
@@ -200,7 +222,7 @@ class ChangeReading:
                     continue
                 answered = True
                 if isinstance(found, ObjectError):
-                    self.failed[key] = str(found)
+                    refused[key] = found
                 elif key[0] == DEPARTMENTS:
                     self._add_department(int(key[1]), found)
                 else:
@@ -209,6 +231,31 @@ class ChangeReading:
             if not answered:
                 raise error
             self.failed[key] = str(error)
+        await self._judge(refused)
+
+    async def _judge(self, refused: Mapping[Key, ObjectError]) -> None:
+        """Decide about each refused object whether it is beyond the root or gone, or its events fail."""
+        if not refused:
+            return
+        with self._ctx.transaction() as connection:
+            self._ask_whether_known(connection, {int(each) for kind, each in refused if kind == DEPARTMENTS})
+        for key, error in refused.items():
+            kind, object_id = key
+            is_stranger = (
+                kind == DEPARTMENTS and key not in self._named and not self._is_known(int(object_id))
+            )
+            is_root = kind == DEPARTMENTS and int(object_id) == self._mapper.root_dept_id
+            verdict = await self._refusals.verdict(
+                error, is_leaving=key in self._leaving, is_stranger=is_stranger
+            )
+            if is_root or verdict is Verdict.FAILED:
+                self.failed[key] = str(error)
+            elif kind == DEPARTMENTS:
+                self.departments[int(object_id)] = None
+                if verdict is Verdict.OUTSIDE:
+                    self._outside.add(int(object_id))
+            else:
+                self.users[object_id] = None
 
     async def _read_one(
         self, key: Key
@@ -254,7 +301,12 @@ class ChangeReading:
                 async with aclosing(self._client.user_pages(dept_id)) as pages:
                     async for page in pages:
                         for item in page:
-                            self._want_user(text(item.get("userid")) or "", because_of=key)
+                            uid = text(item.get("userid")) or ""
+                            reason = unusable(uid)
+                            if reason:
+                                self.unusable[dept_id, reason] += 1
+                            else:
+                                self._want_user(uid, because_of=key)
             except ObjectError as error:
                 self.failed[key] = str(error)
 
@@ -312,7 +364,10 @@ class ChangeReading:
         for uid, record in self.users.items():
             if record is not None:
                 named.update(self._listed_places(uid, record))
-        unknown = {dept_id for dept_id in named if not self._is_above(dept_id)} - set(self._known)
+        self._ask_whether_known(connection, named)
+
+    def _ask_whether_known(self, connection: Connection, dept_ids: set[int]) -> None:
+        unknown = {dept_id for dept_id in dept_ids if not self._is_above(dept_id)} - set(self._known)
         if unknown:
             by_did = {self._mapper.did(dept_id): dept_id for dept_id in unknown}
             found = neighbours.known_dids(connection, by_did, third_company_id=self._company)
@@ -405,14 +460,14 @@ class ChangeReading:
     # Parts
 
     def _parent(self, record: Mapping[str, Any]) -> int:
-        return whole(record.get("parent_id")) or self._mapper.root_dept_id
+        return parent_of(record) or self._mapper.root_dept_id
 
     def _listed_places(self, uid: str, record: Record) -> list[int]:
-        """The person's departments; those WPS has where the record does not say."""
+        """The person's departments, in the order that tells the main one; those WPS has if none are said."""
         listed = record.get("dept_id_list")
         if not isinstance(listed, list):
             return self._places.get(uid, [])
-        return [number for number in map(whole, listed) if number is not None]
+        return list(self._mapper.in_order(each for each in map(whole, listed) if each is not None))
 
     def _is_above(self, dept_id: int) -> bool:
         """True for the department that contains all others, where the sync starts further down."""

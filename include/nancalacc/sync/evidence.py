@@ -25,7 +25,7 @@ from nancalacc.sync.staging import Fetch
 NAMED = 10
 
 MEMBERS = (("staged_users", "def_did"), ("staged_memberships", "did"))
-"""What the pages of a department gave, and the column that names it."""
+"""What the pages gave, and the column of the department without which it cannot be."""
 NOT_LISTED = """
     DELETE FROM staged_evidence
     WHERE (transaction_id, epoch, attempt) = (:transaction_id, :epoch, :attempt) AND listed_at IS NULL

@@ -13,6 +13,7 @@ from nancalacc.saga.context import CompensationContext, StepContext
 from nancalacc.saga.state import EventType
 from nancalacc.sync import budget, conflicts, evidence, known, resolve, resuming, staging
 from nancalacc.sync.company import FETCH, SAVES, VALIDATE, Company
+from nancalacc.sync.findings import Reason
 from nancalacc.sync.mapping import Mapper
 from nancalacc.sync.reading import Reading
 from nancalacc.sync.scope import FormerScope, check_scope, former_scope
@@ -64,6 +65,7 @@ async def _fetch(
         account_source=company.wps.account_source,
         phone_salt=company.wps.phone_salt_secret,
         company=third_company_id,
+        user_details=company.dingtalk.user_details,
     )
     async with services.dingtalk(company.params.dingtalk_conn_id) as client:
         reading = Reading(
@@ -73,7 +75,6 @@ async def _fetch(
             fetch=fetch,
             third_company_id=third_company_id,
             settings=settings,
-            user_details=company.dingtalk.user_details,
         )
         await reading.read()
         # Once more: it may have been narrowed while the pages were read.
@@ -86,7 +87,14 @@ async def _fetch(
     # What is resolved here stays only if the step completes: a retry goes on from what was read.
     connection = ctx.connection
     staging.prefer_hash_joins(connection)
-    managers_read = resolve.managers_were_read(connection, fetch=fetch)
+    managers_read = resolve.managers_were_read(
+        connection,
+        fetch=fetch,
+        third_company_id=third_company_id,
+        all_asked=company.dingtalk.user_details
+        and not reading.findings.counts[Reason.DETAILS_NOT_READ]
+        and not (scope and scope.lost_fields(scopes)),
+    )
     resolve.resolve(
         connection,
         fetch=fetch,
@@ -121,6 +129,7 @@ async def _fetch(
     return {
         **counts.as_data(),
         "fetch": fetch.as_data(),
+        "root_dept_id": mapper.root_dept_id,
         "collect_cost_ms": max(1, round(seconds * 1000)),
         "managers_read": managers_read,
         "rejected": {

@@ -85,6 +85,7 @@ async def _fetch(ctx: StepContext, batch: Batch, events: list[claims.ClaimedEven
         account_source=batch.wps.account_source,
         phone_salt=batch.wps.phone_salt_secret,
         company=third_company_id,
+        user_details=batch.dingtalk.user_details,
     )
     async with services.dingtalk(batch.dingtalk.conn_id) as client:
         reading = ChangeReading(ctx, client=client, mapper=mapper, third_company_id=third_company_id)
@@ -117,6 +118,11 @@ async def _fetch(ctx: StepContext, batch: Batch, events: list[claims.ClaimedEven
     failures = {each.key: each.reason for each in found if each.action is Change.FAILED} | rejected
     for key, reason in failures.items():
         ctx.event(EventType.RECORD_REJECTED, {"id": key, "reason": reason})
+    for (dept_id, reason), number in reading.unusable.items():
+        ctx.event(
+            EventType.RECORD_REJECTED,
+            {"id": "?", "reason": reason, "number": number, "department": mapper.did(dept_id)},
+        )
     warn_about_conflicts(ctx, held)
     actions = Counter(f"{each.kind}_{each.action.value}" for each in found)
     log.info("Saga %s: %s events concern %s objects", fetch.transaction_id, len(events), len(found))

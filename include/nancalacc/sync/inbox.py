@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -23,10 +23,12 @@ from nancalacc.store.tables import EventStatus, dingtalk_events
 
 USER_TYPES = frozenset({"user_add_org", "user_modify_org", "user_active_org", "user_leave_org"})
 DEPARTMENT_TYPES = frozenset({"org_dept_create", "org_dept_modify", "org_dept_remove"})
+LEAVING_TYPES = frozenset({"user_leave_org", "org_dept_remove"})
 CHECK_URL = "check_url"
 """The type with which DingTalk tries out a callback address [dt 6]."""
 
 USER_KEYS = ("userid", "useridlist")
+DIFFERENCES = "diffinfo"
 DEPARTMENT_KEYS = ("deptid", "deptidlist")
 TIME_KEYS = ("timestamp", "eventtime")
 TYPE = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
@@ -161,9 +163,11 @@ def _event(
         if not event_type:
             raise _UnreadableError("it names no event type")
         if event_type in USER_TYPES:
-            object_ids, error = _ids(values, keys=USER_KEYS, what="userid")
+            given = _given(values, USER_KEYS) or _changed_people(values)
+            object_ids, error = _ids(given, is_id=_is_userid, what="userid")
         elif event_type in DEPARTMENT_TYPES:
-            object_ids, error = _ids(values, keys=DEPARTMENT_KEYS, what="department id")
+            given = _given(values, DEPARTMENT_KEYS)
+            object_ids, error = _ids(given, is_id=_is_department_id, what="department id")
         else:
             status = EventStatus.DONE
     except _UnreadableError as unreadable:
@@ -218,13 +222,24 @@ def _text(value: object) -> str:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
 
 
-def _ids(values: Mapping[str, Any], *, keys: Iterable[str], what: str) -> tuple[tuple[str, ...], str]:
+def _given(values: Mapping[str, Any], keys: Iterable[str]) -> list[Any]:
+    """What stands under the first of these keys that is not empty, as a list."""
+    found: Any = next((values[key] for key in keys if values.get(key) not in (None, "", [])), [])
+    return found if isinstance(found, list) else [found]
+
+
+def _changed_people(values: Mapping[str, Any]) -> list[Any]:
+    """The userids in `diffInfo`, an object or a list of such [dt 7]."""
+    people = [_folded(each) for each in _given(values, (DIFFERENCES,)) if isinstance(each, dict)]
+    return [each["userid"] for each in people if "userid" in each]
+
+
+def _ids(given: Sequence[Any], *, is_id: Callable[[str], bool], what: str) -> tuple[tuple[str, ...], str]:
     """The ids an event names, and what to say about those that are none."""
-    given = next((values[key] for key in keys if values.get(key) not in (None, "", [])), None)
-    if given is None:
+    if not given:
         raise _UnreadableError(f"it names no {what}")
-    listed = [_text(value) for value in (given if isinstance(given, list) else [given])]
-    usable = [value for value in listed if _is_id(value, department=keys is DEPARTMENT_KEYS)]
+    listed = [_text(value) for value in given]
+    usable = [value for value in listed if is_id(value)]
     left_out = len(listed) - len(usable)
     if not usable:
         raise _UnreadableError(f"none of its {left_out} entries is a {what}")
@@ -232,9 +247,11 @@ def _ids(values: Mapping[str, Any], *, keys: Iterable[str], what: str) -> tuple[
     return tuple(dict.fromkeys(usable)), error
 
 
-def _is_id(value: str, *, department: bool) -> bool:
-    if department:
-        return DEPARTMENT_ID.fullmatch(value) is not None and int(value) > 0
+def _is_department_id(value: str) -> bool:
+    return DEPARTMENT_ID.fullmatch(value) is not None and int(value) > 0
+
+
+def _is_userid(value: str) -> bool:
     return 0 < len(value) <= LONGEST_ID and value.isprintable()
 
 

@@ -8,7 +8,7 @@ DingTalk said so [dt 2.7].
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -126,6 +126,8 @@ class Mapper:
     account_source: AccountSource
     phone_salt: str = field(repr=False)
     company: str = ""
+    user_details: bool = True
+    """Whether everybody is read singly."""
 
     def did(self, dept_id: int) -> str:
         """The did of a department: the root of the sync is '1', whatever its id is."""
@@ -138,7 +140,7 @@ class Mapper:
     def department(self, record: Record) -> DepartmentRow:
         """The row of a department/get result; the root's parent is the root row."""
         dept_id = whole(record.get("dept_id")) or 0
-        parent_id = whole(record.get("parent_id")) or self.root_dept_id
+        parent_id = parent_of(record) or self.root_dept_id
         did = self.did(dept_id)
         notes = _Notes(did)
         order = notes.clamped(whole(record.get("order")))
@@ -147,6 +149,13 @@ class Mapper:
             name = notes.replaced(Reason.NAME_MISSING, did)
         pid = ROOT_ROW_DID if dept_id == self.root_dept_id else self.did(parent_id)
         return DepartmentRow(did, pid, name, None if name is None else fold(name), order, tuple(notes.found))
+
+    def in_order(self, dept_ids: Iterable[int]) -> tuple[int, ...]:
+        """The departments of a user/get result in the order that tells the main one.
+
+        By id where people are not read singly: DingTalk promises no order, and user/list may have another.
+        """
+        return tuple(dept_ids) if self.user_details else tuple(sorted(dept_ids))
 
     def main_department(self, dept_ids: Sequence[int]) -> int:
         """The first department that is not the root of the sync; the root if there is no other."""
@@ -158,7 +167,8 @@ class Mapper:
         """The row of a person from a user/list item, a user/get result or both merged.
 
         `dept_ids`: the departments within the snapshot; `order`: in the main one;
-        `departments`: their number as the listings must show it, if it is not that of `dept_ids`.
+        `departments`: their number as the listings must show it, if it is not that of `dept_ids`; 0 if
+        only the listings tell it.
         """
         uid = text(record.get("userid")) or ""
         rejected = unusable(uid)
@@ -302,6 +312,12 @@ def departments_of(record: Record, *, within: Collection[int]) -> tuple[tuple[in
     numbers = list(dict.fromkeys(number for number in map(whole, listed) if number is not None))
     found = tuple(number for number in numbers if number in within)
     return found, len(numbers) - len(found)
+
+
+def parent_of(record: Record) -> int | None:
+    """The parent that a department's record states; None for none, which some write as 0 [dt 2]."""
+    parent_id = whole(record.get("parent_id"))
+    return parent_id if parent_id is not None and parent_id > 0 else None
 
 
 def department_values(record: Record, key: str, value: str) -> dict[int, Any]:

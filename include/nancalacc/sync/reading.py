@@ -9,10 +9,10 @@ never delete anybody.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from nancalacc.clients.dingtalk import DingTalkClient
 from nancalacc.errors import OrganisationChangedError
@@ -20,22 +20,40 @@ from nancalacc.saga.context import StepContext
 from nancalacc.sync import evidence, staging
 from nancalacc.sync.evidence import Proof
 from nancalacc.sync.findings import Findings, Reason
-from nancalacc.sync.mapping import Mapper, PersonRow, Record, departments_of, flag, text, whole
+from nancalacc.sync.mapping import (
+    Mapper,
+    PersonRow,
+    Record,
+    department_values,
+    departments_of,
+    flag,
+    text,
+    unusable,
+    whole,
+)
 from nancalacc.sync.settling import People, Settling
 from nancalacc.sync.staging import Batch, Fetch
 from nancalacc.sync.tree import TreeReading
 
+T = TypeVar("T")
 BATCH_ROWS = 2000
 DETAILS_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True)
-class _Home:
-    """A person at the main department, whose details are still to be read."""
+class _Listed:
+    """Somebody on a page of a department; `dept_ids`, by id, None where the page does not say them."""
 
     item: Record
-    dept_ids: tuple[int, ...]
+    dept_ids: tuple[int, ...] | None
+    outside: int
     proof: Proof
+
+    @property
+    def uid(self) -> str:
+        """The userid, empty when nothing can be written under it."""
+        uid = text(self.item.get("userid")) or ""
+        return "" if unusable(uid) else uid
 
 
 class Reading:
@@ -50,7 +68,6 @@ class Reading:
         fetch: Fetch,
         third_company_id: str,
         settings: str,
-        user_details: bool,
     ) -> None:
         self.findings = Findings()
         self.ignored: Counter[str] = Counter()
@@ -62,14 +79,13 @@ class Reading:
         self._fetch = fetch
         self._company = third_company_id
         self._settings = settings
-        self._user_details = user_details
         self._batch = Batch()
         self._dept_ids: set[int] = set()
         self._proven: set[int] = set()
         self._finished: list[Proof] = []
         self._people = People(client)
         self._users = 0
-        self._homes: list[_Home] = []
+        self._waiting: list[_Listed] = []
 
     async def read(self) -> None:
         """Stage departments, people and memberships, free of contradictions."""
@@ -124,7 +140,7 @@ class Reading:
                     self._place(item, proof=proof)
                 if page.is_last:
                     self._finished.append(proofs.pop(page.dept_id))
-                if len(self._homes) >= DETAILS_AT_ONCE:
+                if len(self._waiting) >= DETAILS_AT_ONCE:
                     await self._add_details()
                 self._flush(BATCH_ROWS)
         await self._add_details()
@@ -132,55 +148,67 @@ class Reading:
             evidence.require_complete(connection, fetch=self._fetch)
 
     def _place(self, item: Record, *, proof: Proof) -> None:
-        """Stage what a page says: a membership, and the person at the main department."""
+        """Stage what a page says: a membership, and the person at one page, whatever order it lists in."""
         dept_ids, outside = departments_of(item, within=self._dept_ids)
-        if dept_ids is None:
-            dept_ids = (proof.dept_id,)
-        order = whole(item.get("dept_order"))
-        membership = self._mapper.membership(
-            item, dept_id=proof.dept_id, dept_ids=dept_ids, order=order, leader=flag(item.get("leader"))
-        )
-        self._batch.memberships.append(membership)
-        if not membership.main:
-            return
-        self._ignore("memberships", outside, proof=proof)
-        if self._user_details and not membership.rejected:
-            self._homes.append(_Home(item, dept_ids, proof))
+        listed = _Listed(item, None if dept_ids is None else tuple(sorted(dept_ids)), outside, proof)
+        is_told = None not in (whole(item.get("dept_order")), flag(item.get("leader")))
+        if self._mapper.user_details and listed.uid and not (is_told and self._is_elsewhere(listed)):
+            self._waiting.append(listed)
         else:
-            self._add_person(self._mapper.person(item, dept_ids=dept_ids, order=order), proof=proof)
+            self._add(listed, {})
 
     async def _add_details(self) -> None:
-        """Stage the people whose main department was listed, with what only user/get tells [dt 2.4].
+        """Stage the people of whom the pages do not tell all, with what user/get does [dt 2.4].
 
         Afterwards everything that was listed is staged: the departments that were read to their
         last page are proven.
         """
-        details = await self._people.read(text(home.item.get("userid")) or "" for home in self._homes)
-        for home in self._homes:
-            uid = text(home.item.get("userid")) or ""
-            if uid in self._people.unreadable:
-                self._find(Reason.DETAILS_NOT_READ, uid, proof=home.proof)
-            elif uid not in details:
-                # Gone since the page was read; the memberships without a person will show it.
-                continue
-            detail = details.get(uid, {})
-            now, _ = departments_of(detail, within=self._dept_ids)
-            moved = now is not None and not self._same_places(now, home.dept_ids)
-            self._add_person(
-                self._mapper.person(
-                    {**home.item, **detail, "userid": uid},
-                    dept_ids=home.dept_ids,
-                    order=whole(home.item.get("dept_order")),
-                    departments=-1 if moved else None,
-                ),
-                proof=home.proof,
-            )
-        self._homes.clear()
+        details = await self._people.read(dict.fromkeys(listed.uid for listed in self._waiting))
+        for listed in self._waiting:
+            if listed.uid in self._people.unreadable and not self._is_elsewhere(listed):
+                self._find(Reason.DETAILS_NOT_READ, listed.uid, proof=listed.proof)
+            is_gone = listed.uid not in details and listed.uid not in self._people.unreadable
+            self._add(listed, details.get(listed.uid, {}), is_gone=is_gone)
+        self._waiting.clear()
         self._flush()
 
-    def _same_places(self, one: Sequence[int], other: Sequence[int]) -> bool:
-        main = self._mapper.main_department
-        return set(one) == set(other) and main(one) == main(other)
+    def _add(self, listed: _Listed, detail: Record, *, is_gone: bool = False) -> None:
+        """Stage a membership, and the person if this is the page for it.
+
+        Who is gone since the page was read has a membership only, which will show it.
+        """
+        item, dept_id, said = listed.item, listed.proof.dept_id, listed.dept_ids
+        now, outside = departments_of(detail, within=self._dept_ids)
+        if said is None and now is not None:
+            said = tuple(sorted(now))
+            listed = replace(listed, dept_ids=said, outside=outside)
+        has_moved = now is not None and said is not None and set(now) != set(said)
+        dept_ids = (dept_id,) if said is None else said if now is None or has_moved else now
+        order = _either(whole, item.get("dept_order"), detail, "dept_order_list", "order", dept_id)
+        membership = self._mapper.membership(
+            item,
+            dept_id=dept_id,
+            dept_ids=dept_ids,
+            order=order,
+            leader=_either(flag, item.get("leader"), detail, "leader_in_dept", "leader", dept_id),
+        )
+        self._batch.memberships.append(membership)
+        if is_gone or self._is_elsewhere(listed):
+            return
+        self._ignore("memberships", listed.outside, proof=listed.proof)
+        person = self._mapper.person(
+            {**item, **detail, "userid": item.get("userid")},
+            dept_ids=dept_ids,
+            # Of another one its own page tells, as of the membership.
+            order=order if membership.main else None,
+            departments=0 if said is None else -1 if has_moved or not said else None,
+        )
+        self._add_person(person, proof=listed.proof)
+
+    def _is_elsewhere(self, listed: _Listed) -> bool:
+        """Whether the person belongs to the page of another department: the smallest one's, the root last."""
+        dept_ids = listed.dept_ids
+        return dept_ids is not None and self._mapper.main_department(dept_ids) != listed.proof.dept_id
 
     # Parts
 
@@ -203,8 +231,8 @@ class Reading:
         """Copy the waiting rows to staging if there are so many, and prove what is complete with them."""
         if len(self._batch) < at_least:
             return
-        # A department is complete when nobody whose home it is waits for details.
-        waiting = {id(home.proof) for home in self._homes}
+        # A department is complete when nobody on its pages waits for details.
+        waiting = {id(listed.proof) for listed in self._waiting}
         complete = [proof for proof in self._finished if id(proof) not in waiting]
         with self._ctx.transaction() as connection:
             staging.copy(connection, self._batch, fetch=self._fetch)
@@ -216,3 +244,11 @@ class Reading:
     def calls(self) -> dict[str, Any]:
         """The calls this attempt has made."""
         return {"calls": dict(self._client.calls), "throttled": self._client.throttled}
+
+
+def _either(
+    read: Callable[[object], T | None], value: object, detail: Record, key: str, name: str, dept_id: int
+) -> T | None:
+    """What a page says about a membership, otherwise what the person's own record does [dt 2.7]."""
+    found = read(value)
+    return read(department_values(detail, key, name).get(dept_id)) if found is None else found

@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, exists, select, text
+from sqlalchemy import Connection, exists, func, select, text
 
 from nancalacc.config import AccountSource
 from nancalacc.errors import GuardError
-from nancalacc.store.tables import staged_users
+from nancalacc.store.tables import known_users, staged_users
 from nancalacc.sync import clashes
 from nancalacc.sync.findings import Findings, Reason
 from nancalacc.sync.mapping import fold, suffixed
@@ -23,6 +23,8 @@ from nancalacc.sync.staging import Fetch
 SLICE = 1000
 MOST_SLICES = 1000
 LONGEST_SUFFIX = 100
+FEW_OF = 20
+"""Up to one of so many people with a manager is taken for few, not for a permission."""
 
 SAME_USERIDS = text("""
     WITH alike AS (
@@ -176,7 +178,7 @@ def resolve(
 ) -> None:
     """Apply all rules to what was staged; `findings` gets what was altered.
 
-    `managers_read`: whether somebody's manager was read at all; who has none then has none.
+    `managers_read`: whether managers could be read (`managers_were_read`); who has none then has none.
     """
     key = fetch.key() | {"company": third_company_id}
     reject_same_userids(connection, key)
@@ -188,15 +190,27 @@ def resolve(
     empty_unknown_leaders(connection, key, managers_read=managers_read, findings=findings)
 
 
-def managers_were_read(connection: Connection, *, fetch: Fetch) -> bool:
-    """True when at least one person's manager was read.
+def managers_were_read(
+    connection: Connection, *, fetch: Fetch, third_company_id: str, all_asked: bool
+) -> bool:
+    """True when at least one person's manager was read, or when nobody can be expected to have one.
 
     `manager_userid` is absent both for who has none and for an app that may not see it [dt 2.7];
-    one that is there tells the two apart.
+    one that is there tells the two apart. A permission that is lost takes everybody's: where WPS has
+    hardly any and everybody was asked about (`all_asked`), the last ones are gone.
     """
-    users = staged_users
+    users, known = staged_users, known_users
     found = select(exists().where(fetch.accepted(users), users.c.leader.is_not(None)))
-    return bool(connection.execute(found).scalar_one())
+    if connection.execute(found).scalar_one():
+        return True
+    if not all_asked:
+        return False
+    people = select(func.count()).select_from(users).where(fetch.accepted(users))
+    managed = select(func.count()).where(
+        known.c.third_company_id == third_company_id, func.coalesce(known.c.leader, "") != ""
+    )
+    most = connection.execute(people).scalar_one() // FEW_OF
+    return bool(connection.execute(managed).scalar_one() <= max(1, most))
 
 
 def reject_same_userids(connection: Connection, key: dict[str, Any]) -> None:

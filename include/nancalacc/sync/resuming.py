@@ -49,6 +49,22 @@ NOT_PROVEN = """
         SELECT FROM staged_evidence e
         WHERE e.transaction_id = :transaction_id AND e.proven_at IS NOT NULL AND e.did = s.{did})
 """
+PERSON_NOT_PROVEN = """
+    DELETE FROM staged_users s USING (
+        SELECT u.uid, u.def_did, CASE WHEN u.rejected IS NULL AND u.departments <> 0
+            THEN (array_agg(m.did ORDER BY m.did = '1', length(m.did), m.did COLLATE "C"))[1] END AS page
+        FROM staged_users u
+        LEFT JOIN staged_memberships m ON m.transaction_id = :transaction_id AND m.uid = u.uid
+        WHERE u.transaction_id = :transaction_id
+        GROUP BY u.uid, u.def_did, u.rejected, u.departments
+    ) given
+    WHERE s.transaction_id = :transaction_id AND s.uid = given.uid AND s.def_did = given.def_did
+        AND NOT EXISTS (
+            SELECT FROM staged_evidence e
+            WHERE e.transaction_id = :transaction_id AND e.proven_at IS NOT NULL
+                AND e.did = coalesce(given.page, s.def_did))
+"""
+"""A person is given by the page of the smallest department, which need not be the main one."""
 NO_EVIDENCE = """
     DELETE FROM staged_evidence
     WHERE transaction_id = :transaction_id AND listed_at IS NULL AND proven_at IS NULL
@@ -61,7 +77,8 @@ TAKE_OVER = tuple(
             *(OF_OTHERS.format(table=table) for table in EVERYTHING),
             *(TOO_OLD.format(column=column) for column in ("listed_at", "proven_at")),
             *(NO_TREE.format(table=table) for table in TREE),
-            *(NOT_PROVEN.format(table=table, did=did) for table, did in MEMBERS),
+            PERSON_NOT_PROVEN,
+            NOT_PROVEN.format(table="staged_memberships", did="did"),
             NO_EVIDENCE,
             *(OURS_NOW.format(table=table) for table in EVERYTHING),
         ),

@@ -13,10 +13,12 @@ from nancalacc.clients.dingtalk import DingTalkClient, Scopes
 from nancalacc.config import DingTalkSettings
 from nancalacc.errors import ConfigurationError, GuardError, ObjectError, ObjectNotFoundError
 from nancalacc.store.tables import UTC_NOW, known_scopes
-from nancalacc.sync.mapping import whole
+from nancalacc.sync.mapping import parent_of
 
 WHOLE_COMPANY = 1
 """The department that contains all others [dt 2]."""
+OUT_OF_SCOPE = frozenset({"50002", "50004"})
+"""The codes for a user or a department that the app may not see [dt 4.1]."""
 DEEPEST = 100
 
 
@@ -27,6 +29,10 @@ class FormerScope:
     departments: tuple[int, ...]
     user_fields: tuple[str, ...]
     task_id: str
+
+    def lost_fields(self, scopes: Scopes) -> list[str]:
+        """The fields of people that were granted then and are not any more."""
+        return sorted(set(self.user_fields) - set(scopes.user_fields))
 
 
 async def check_scope(
@@ -62,6 +68,15 @@ async def check_scope(
     return scopes
 
 
+async def ends_below_company(client: DingTalkClient, *, root_dept_id: int) -> bool:
+    """Whether the app may read everything below the root, and not the whole company.
+
+    What it may not read is then beyond the root.
+    """
+    authed = (await client.scopes()).departments
+    return WHOLE_COMPANY not in authed and bool(await _holder(client, root_dept_id, authed=authed))
+
+
 async def _require_as_wide(
     client: DingTalkClient, scopes: Scopes, *, settings: DingTalkSettings, former: FormerScope
 ) -> None:
@@ -90,7 +105,7 @@ async def _holder(client: DingTalkClient, dept_id: int, *, authed: Collection[in
         if place == WHOLE_COMPANY:
             break
         try:
-            place = whole((await client.department(place)).get("parent_id"))
+            place = parent_of(await client.department(place))
         except ObjectNotFoundError:
             return None
         except ObjectError:

@@ -19,7 +19,7 @@ from nancalacc.errors import (
     OrganisationChangedError,
 )
 from nancalacc.saga.context import StepContext
-from nancalacc.sync import conflicts, evidence, known, neighbours, staging
+from nancalacc.sync import conflicts, evidence, known, neighbours, places, staging
 from nancalacc.sync.conflicts import Conflict, Kind
 from nancalacc.sync.findings import Findings, Reason
 from nancalacc.sync.mapping import Mapper, Record, departments_of, text, whole
@@ -89,6 +89,7 @@ class Settling:
         """Read people again about whom the pages disagree: they moved or left meanwhile."""
         with self._ctx.transaction() as connection:
             staging.prefer_hash_joins(connection)
+            places.settle(connection, fetch=self._fetch, third_company_id=self._company)
             uids = staging.contradictions(connection, fetch=self._fetch, limit=MOST_CONTRADICTIONS + 1)
         if len(uids) > MOST_CONTRADICTIONS:
             self._disbelieve()
@@ -160,11 +161,11 @@ class Settling:
         listed = record.get("dept_id_list")
         if not isinstance(listed, list):
             raise self._lost(uid)
-        places = [dept_id for dept_id in map(whole, listed) if dept_id is not None]
-        inside = tuple(dept_id for dept_id in places if dept_id in self._dept_ids)
+        named = [dept_id for dept_id in map(whole, listed) if dept_id is not None]
+        inside = tuple(dept_id for dept_id in named if dept_id in self._dept_ids)
         if inside:
             return inside
-        ways = {dept_id: await self._ways.up(dept_id) for dept_id in places}
+        ways = {dept_id: await self._ways.up(dept_id) for dept_id in named}
         new = [dept_id for dept_id, way in ways.items() if way is Way.INSIDE]
         if new:
             raise OrganisationChangedError(
@@ -180,22 +181,22 @@ class Settling:
         """Leave a person where WPS has them, whose departments lead to no root."""
         with self._ctx.transaction() as connection:
             dids = neighbours.known_places(connection, uid, third_company_id=self._company)
-            places = [each for each in map(self._mapper.dept_id, dids) if each in self._dept_ids]
-            batch = self._rows({**record, "userid": uid}, places or [self._mapper.root_dept_id])
+            homes = [each for each in map(self._mapper.dept_id, dids) if each in self._dept_ids]
+            batch = self._rows({**record, "userid": uid}, homes or [self._mapper.root_dept_id])
             staging.copy(connection, batch, fetch=self._fetch)
             found = Conflict(Kind.PLACE, uid, self._mapper.did(dept_id), conflicts.NO_WAY)
             conflicts.add(connection, [found], fetch=self._fetch)
 
     async def _list_again(self, unlisted: Mapping[str, Sequence[int]]) -> None:
         """Settle what has changed in the departments of these people since their pages were read."""
-        departments = sorted({dept_id for places in unlisted.values() for dept_id in places})
+        departments = sorted({dept_id for homes in unlisted.values() for dept_id in homes})
         if len(unlisted) > MOST_CONTRADICTIONS or len(departments) > MOST_LISTED_AGAIN:
             raise self._lost(min(unlisted))
         changed = set(unlisted)
         for dept_id in departments:
             _, uids = await self._present_members(dept_id)
-            for uid, places in unlisted.items():
-                if dept_id in places and uid not in uids:
+            for uid, homes in unlisted.items():
+                if dept_id in homes and uid not in uids:
                     raise self._lost(uid)
             with self._ctx.transaction() as connection:
                 staged = staging.listed_people(connection, self._mapper.did(dept_id), fetch=self._fetch)
@@ -229,8 +230,7 @@ class Settling:
                 continue
             record = {**records[uid], "userid": uid}
             dept_ids, outside = departments_of(record, within=self._dept_ids)
-            if dept_ids is None:
-                dept_ids = self._listed_departments(uid)
+            dept_ids = self._listed_departments(uid) if dept_ids is None else self._mapper.in_order(dept_ids)
             if not dept_ids:
                 self._ignored["users"] += 1
                 continue

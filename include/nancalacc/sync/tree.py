@@ -15,7 +15,8 @@ from nancalacc.sync import conflicts, evidence, known, neighbours, staging
 from nancalacc.sync.conflicts import Conflict, Kind
 from nancalacc.sync.evidence import Listed
 from nancalacc.sync.findings import Findings
-from nancalacc.sync.mapping import ROOT_DID, DepartmentRow, Mapper, Record, whole
+from nancalacc.sync.mapping import ROOT_DID, DepartmentRow, Mapper, Record, parent_of, whole
+from nancalacc.sync.scope import WHOLE_COMPANY
 from nancalacc.sync.staging import Batch, Fetch
 
 AT_A_TIME = 1000
@@ -46,6 +47,8 @@ class WaysUp:
         path: list[int] = []
         place: int | None = dept_id
         while place is not None and place not in self._dept_ids:
+            if place == WHOLE_COMPANY:
+                return Way.OUTSIDE
             if place in path:
                 self.broken.update(path[path.index(place) :])
                 return Way.DETACHED
@@ -56,7 +59,7 @@ class WaysUp:
                 self.broken.add(path[-1])
                 return Way.DETACHED
             path.append(place)
-            place = whole(record.get("parent_id"))
+            place = parent_of(record)
         return Way.OUTSIDE if place is None else Way.INSIDE
 
     async def _read(self, dept_id: int) -> Record | None:
@@ -115,7 +118,7 @@ class TreeReading:
         for reason, key in row.notes:
             notes.add(reason, key)
             self.findings.add(reason, key)
-        parent_id = whole(record.get("parent_id"))
+        parent_id = parent_of(record)
         self._listed[dept_id] = Listed(
             dept_id,
             row.did,

@@ -64,7 +64,7 @@ def _messages(
             f"Nobody's {', '.join(unread)} could be read: WPS keeps the values it has. Check the app's"
             " permissions in DingTalk's console"
         )
-    lost = sorted(set(former.user_fields) - set(scopes.user_fields)) if former else []
+    lost = former.lost_fields(scopes) if former else []
     if lost:
         yield (
             f"DingTalk grants less than at the last completed sync: {', '.join(lost)} are no longer among"

@@ -1,7 +1,10 @@
 """The call plan in a run: made before anything is read, compared afterwards, and refusing in time."""
 
+import pytest
+
 from nancalacc.errors import RefusedError
 from nancalacc.saga.state import SagaStatus
+from nancalacc.sync.full import FULL_SYNC
 
 
 def test_the_second_sync_plans_what_the_first_one_counted_and_both_are_shown(sync):
@@ -35,6 +38,25 @@ def test_a_sync_that_cannot_end_in_time_is_refused_before_it_takes_the_lock(sync
     assert set(sandbox.calls.counts()) <= {"/v1.0/oauth2/accessToken", "/auth/scopes"}
     assert sync.value("SELECT count(*) FROM company_locks WHERE holder IS NOT NULL") == 0
     assert sync.value("SELECT count(*) FROM task") == 1
+
+
+@pytest.mark.slow
+def test_a_company_that_is_divided_as_the_refusal_says_is_not_refused_again(sync):
+    first = sync.complete()
+    sync.execute(
+        "UPDATE saga_steps SET action_data = action_data || '{\"users\": 200000}'"
+        " WHERE step_name = 'fetch_dingtalk_data'"
+    )
+    sync.company.change("dingtalk", calls_per_second=15)
+    sync.start().fails(RefusedError, match="'root_dept_id'", at="validate_task")
+    sync.company.change("dingtalk", root_dept_id=110)
+    divided = sync.start()
+    assert divided.step("validate_task")["call_plan"]["basis"] == ""
+    divided.sync.coordinator.cancel(
+        FULL_SYNC, divided.transaction_id, services=divided.services, reason="by a person"
+    )
+    sync.company.change("dingtalk", root_dept_id=1, calls_per_second=0)
+    assert sync.start().step("validate_task")["call_plan"]["basis"] == first.transaction_id
 
 
 def test_without_a_limit_of_calls_a_large_company_is_warned_of_the_address_limit(sync):

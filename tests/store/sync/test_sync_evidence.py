@@ -14,7 +14,7 @@ from nancalacc.errors import (
 )
 from nancalacc.saga.state import SagaStatus
 from nancalacc.sandbox.organisation import Organisation, Placement, User
-from nancalacc.sync import reading
+from nancalacc.sync import reading, settling
 
 FETCH = "fetch_dingtalk_data"
 DEPARTMENTS, PEOPLE_EACH = 30, 3
@@ -104,6 +104,23 @@ class TestResuming:
         assert data["evidence"]["resumed_from_attempt"] == 1
         assert data["evidence"]["departments"] == DEPARTMENTS + 1
         assert data["evidence"]["members"] == DEPARTMENTS * PEOPLE_EACH
+        assert data["adjusted"]["reasons"] == {"value_cut": DEPARTMENTS}
+
+    @pytest.mark.slow
+    def test_whose_main_department_is_not_the_first_listed_is_neither_lost_nor_read_twice(
+        self, sync, organisation, monkeypatch
+    ):
+        monkeypatch.setattr(settling, "MOST_CONTRADICTIONS", 0)
+        for number in range(1, DEPARTMENTS):
+            here, before = Placement(1000 + number, 1), Placement(1000 + number - 1, 2)
+            organisation.move_user(f"u{number:02d}.0", placements=[here, before])
+        run = sync.start()
+        interrupted(sync, run, dept_id=LAST - 1)
+        done = proven(sync)
+        assert LAST - 2 in done
+        assert LAST - 1 not in done
+        data = finish(sync, run)
+        assert data["evidence"]["resumed_from_attempt"] == 1
         assert data["adjusted"]["reasons"] == {"value_cut": DEPARTMENTS}
 
     def test_a_killed_process_leaves_what_it_has_proven(self, sync, calls, monkeypatch):

@@ -540,6 +540,17 @@ class TestUnreadFields:
         assert sync.value("SELECT leader FROM known_users WHERE uid = 'u07'") == ""
         assert sandbox.compare().differences == ()
 
+    @pytest.mark.slow
+    @pytest.mark.parametrize("lost", [(), ("mobile",)], ids=["as before", "a permission went, too"])
+    def test_the_last_manager_goes_unless_a_permission_went(self, sync, sandbox, organisation, lost):
+        for uid in {*organisation.users} - {"u01"}:
+            organisation.modify_user(uid, manager_userid=None)
+        sync.complete()
+        organisation.modify_user("u01", manager_userid=None)
+        self.omit(sandbox, *lost)
+        sync.complete()
+        assert sync.value("SELECT leader FROM known_users WHERE uid = 'u01'") == ("boss" if lost else "")
+
 
 class TestSecrets:
     def test_no_phone_number_is_anywhere_in_the_database(self, sync):

@@ -1,8 +1,13 @@
 """Batches of events: what DingTalk tells of, WPS has afterwards."""
 
+from dataclasses import replace
+
 import pytest
 
+from nancalacc.sandbox.organisation import Placement, User
 from store.sync.batches import Batches
+
+USER_LIST = "/topapi/v2/user/list"
 
 
 @pytest.fixture
@@ -23,16 +28,12 @@ def test_a_changed_person_is_the_same_in_wps_after_a_batch(batches):
 
 
 def join(organisation, uid="neu", *places, **fields):
-    from nancalacc.sandbox.organisation import Placement, User
-
     placements = tuple(Placement(place, 7) for place in places or (110,))
     return organisation.add_user(User(userid=uid, name=f"新人{uid}", placements=placements, **fields))
 
 
 def leave_department(organisation, dept_id):
     """Everybody moves to 200, then the department goes with everything below."""
-    from nancalacc.sandbox.organisation import Placement
-
     for child in organisation.children(dept_id):
         leave_department(organisation, child.dept_id)
     for uid in organisation.members(dept_id):
@@ -99,5 +100,41 @@ def test_after_a_batch_wps_is_as_dingtalk_and_a_full_sync_changes_nothing(batche
     assert run.records["confirm_increments"].action_data["refused"] == {}
 
     again = batches.sync.complete(dry_run=True)
+    for kind, counts in again.records["update_task_status"].action_data["difference"].items():
+        assert (kind, counts["added"], counts["changed"], counts["removed"]) == (kind, 0, 0, 0)
+
+
+def list_backwards(sandbox):
+    """Pages name the departments in another order than the person's own record."""
+    answer = sandbox.dingtalk._apis[USER_LIST]
+
+    def backwards(values):
+        page = answer(values)
+        return page | {"list": [item | {"dept_id_list": item["dept_id_list"][::-1]} for item in page["list"]]}
+
+    sandbox.dingtalk._apis[USER_LIST] = backwards
+
+
+def say_no_departments(sandbox):
+    sandbox.dingtalk.rules = replace(sandbox.dingtalk.rules, omitted=frozenset({"dept_id_list"}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("user_details", [True, False])
+@pytest.mark.parametrize("answer_so", [list_backwards, say_no_departments])
+def test_both_syncs_give_everybody_the_same_main_department(sync, answer_so, user_details):
+    organisation = sync.sandbox.organisation
+    organisation.move_user("u00", placements=[Placement(200, 8), Placement(100, 3)])
+    sync.company.change("dingtalk", user_details=user_details)
+    answer_so(sync.sandbox)
+    sync.complete()
+    told = user_details and answer_so is list_backwards
+    assert sync.value("SELECT def_did FROM known_users WHERE uid = 'u00'") == ("200" if told else "100")
+    batches = Batches(sync)
+    batches.observe()
+    organisation.modify_user("u00", title="经理")
+    batches.drain()
+    assert sync.value("SELECT title FROM known_users WHERE uid = 'u00'") == "经理"
+    again = sync.complete(dry_run=True)
     for kind, counts in again.records["update_task_status"].action_data["difference"].items():
         assert (kind, counts["added"], counts["changed"], counts["removed"]) == (kind, 0, 0, 0)

@@ -15,6 +15,7 @@ from nancalacc.errors import IncompleteAnswerError, ObjectError, ObjectNotFoundE
 from nancalacc.store.database import Database
 from nancalacc.sync.mapping import Mapper
 from nancalacc.sync.reading import Reading
+from nancalacc.sync.settling import MOST_CONTRADICTIONS
 from nancalacc.sync.staging import Fetch
 
 FETCH = Fetch("saga", epoch=1, attempt=1)
@@ -71,7 +72,9 @@ class Context:
 @pytest.fixture
 def read(database_url):
     def run(client, *, user_details=False):
-        mapper = Mapper(root_dept_id=1, account_source=AccountSource.USERID, phone_salt="s")
+        mapper = Mapper(
+            root_dept_id=1, account_source=AccountSource.USERID, phone_salt="s", user_details=user_details
+        )
         with Database(database_url) as database:
             reading = Reading(
                 Context(database),
@@ -80,7 +83,6 @@ def read(database_url):
                 fetch=FETCH,
                 third_company_id="c",
                 settings="",
-                user_details=user_details,
             )
             asyncio.run(reading.read())
             with database.transaction() as connection:
@@ -92,6 +94,13 @@ def read(database_url):
                     text("SELECT uid, did, main FROM staged_memberships ORDER BY uid, did")
                 )
                 reading.places = [tuple(row) for row in places]
+                orders = connection.execute(
+                    text("""
+                        SELECT m.uid, m.did, m."order", m.leader, u.def_did_order
+                        FROM staged_memberships m JOIN staged_users u USING (uid) ORDER BY m.uid, m.did
+                    """)
+                )
+                reading.orders = [tuple(row) for row in orders]
         return reading
 
     return run
@@ -141,6 +150,12 @@ def test_who_is_in_no_department_of_the_snapshot_any_more_is_ignored(read):
     assert reading.ignored["users"] == 1
 
 
+def test_who_is_listed_but_says_to_be_elsewhere_only_is_read_again(read):
+    reading = read(ScriptedDingTalk({1: [[item("a", 99)]]}, users={"a": {"dept_id_list": [99]}}))
+    assert (reading.users, reading.places) == ([], [])
+    assert reading.ignored["users"] == 1
+
+
 def test_without_department_lists_the_listings_count(read):
     users = {"b": {}}
     client = ScriptedDingTalk({5: [[{"userid": "a"}, {"userid": "b"}]], 7: [[{"userid": "b"}]]}, users=users)
@@ -186,3 +201,71 @@ class TestDetails:
         reading = read(client, user_details=True)
         assert reading.users == [("a", "5", "")]
         assert reading.findings.counts == {"details_not_read": 1}
+
+
+MANY = [f"u{number:03d}" for number in range(MOST_CONTRADICTIONS + 5)]
+
+
+def places_of(*dids, main):
+    return [(uid, did, int(did == main)) for uid in MANY for did in dids]
+
+
+class TestAnyOrder:
+    """DingTalk promises no order of `dept_id_list`: who is listed everywhere has not moved."""
+
+    def test_the_persons_own_record_decides_on_the_main_department(self, read):
+        pages = {dept_id: [[item(uid, 5, 7, leader=False) for uid in MANY]] for dept_id in (5, 7)}
+        client = ScriptedDingTalk(pages, users={uid: {"dept_id_list": [7, 5]} for uid in MANY})
+        reading = read(client, user_details=True)
+        assert reading.users == [(uid, "7", "") for uid in MANY]
+        assert reading.places == places_of("5", "7", main="7")
+        assert {order for *_, order in reading.orders} == {1}
+        assert client.calls["user"] == len(MANY)
+        assert reading.findings.counts == {}
+
+    @pytest.mark.parametrize("backwards", [False, True])
+    def test_of_pages_that_differ_the_smallest_is_the_main_one(self, read, backwards):
+        pages = {
+            dept_id: [
+                [item(uid, *sorted((5, 7), key=lambda each: (each == dept_id) is backwards)) for uid in MANY]
+            ]
+            for dept_id in (5, 7)
+        }
+        client = ScriptedDingTalk(pages)
+        assert read(client).places == places_of("5", "7", main="5")
+        assert client.calls["user"] == 0
+
+    @pytest.mark.parametrize("user_details", [False, True])
+    def test_where_nothing_says_the_departments_the_listings_do(self, read, user_details):
+        pages = {
+            dept_id: [[{"userid": uid, "dept_order": dept_id, "leader": False} for uid in MANY]]
+            for dept_id in (1, 5, 7)
+        }
+        reading = read(ScriptedDingTalk(pages, users={uid: {} for uid in MANY}), user_details=user_details)
+        assert reading.users == [(uid, "5", "") for uid in MANY]
+        assert reading.places == places_of("1", "5", "7", main="5")
+        assert {order for *_, order in reading.orders} == {5}
+
+    def test_where_only_the_persons_record_says_them_it_decides(self, read):
+        pages = {dept_id: [[{"userid": uid} for uid in MANY]] for dept_id in (5, 7)}
+        client = ScriptedDingTalk(pages, users={uid: {"dept_id_list": [99, 7, 5]} for uid in MANY})
+        reading = read(client, user_details=True)
+        assert reading.places == places_of("5", "7", main="7")
+        assert reading.ignored["memberships"] == len(MANY)
+
+    def test_somebody_listed_twice_by_one_page_is_read_again_all_the_same(self, read):
+        client = ScriptedDingTalk({5: [[{"userid": "a"}], [{"userid": "a"}]]}, users={"a": {}})
+        reading = read(client)
+        assert reading.places == [("a", "5", 1)]
+        assert reading.findings.counts == {"moved_while_reading": 1}
+
+
+def test_order_and_leader_that_the_pages_do_not_tell_are_those_of_the_persons_record(read):
+    detail = {
+        "dept_id_list": [7, 5],
+        "dept_order_list": [{"dept_id": 5, "order": 50}, {"dept_id": 7, "order": 70}],
+        "leader_in_dept": [{"dept_id": 5, "leader": False}, {"dept_id": 7, "leader": True}],
+    }
+    pages = {dept_id: [[{"userid": "a", "dept_id_list": [7, 5]}]] for dept_id in (5, 7)}
+    reading = read(ScriptedDingTalk(pages, users={"a": detail}), user_details=True)
+    assert reading.orders == [("a", "5", 50, False, 70), ("a", "7", 70, True, 70)]

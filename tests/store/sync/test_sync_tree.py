@@ -8,6 +8,7 @@ from nancalacc.errors import OrganisationChangedError
 from nancalacc.sandbox.organisation import Placement, User
 
 FETCH = "fetch_dingtalk_data"
+DEPARTMENT_GET = "/topapi/v2/department/get"
 
 
 def say_parent(organisation, dept_id, parent_id) -> None:
@@ -97,3 +98,20 @@ def test_a_department_that_is_listed_nowhere_although_its_parent_is_stops_the_sy
     sync.complete()
     unlist(organisation, 110)
     sync.start().fails(OrganisationChangedError, match="Department 110 .* was not in its listing")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nothing", [0, "0", -1])
+def test_a_company_that_states_no_parent_by_a_number_is_the_top(sync, sandbox, organisation, nothing):
+    answer = sandbox.dingtalk._apis[DEPARTMENT_GET]
+    sandbox.dingtalk._apis[DEPARTMENT_GET] = lambda values: (
+        answer(values) | ({"parent_id": nothing} if values["dept_id"] == 1 else {})
+    )
+    sync.company.change("dingtalk", root_dept_id=100)
+    sync.complete()
+    organisation.move_user("u03", placements=[Placement(200, 3)])
+    organisation.modify_department(110, parent_id=200)
+    sync.complete(allow_mass_delete=True)
+    assert [did for (did,) in sync.rows("SELECT did FROM known_departments")] == ["1"]
+    assert sync.value("SELECT count(*) FROM known_users") == 9
+    assert conflicts(sync) == []

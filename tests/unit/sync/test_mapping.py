@@ -1,5 +1,6 @@
 import unicodedata
 from base64 import b64decode
+from dataclasses import replace
 from hashlib import sha256
 
 import pytest
@@ -14,6 +15,7 @@ from nancalacc.sync.mapping import (
     departments_of,
     flag,
     fold,
+    parent_of,
     suffixed,
     text,
     whole,
@@ -196,6 +198,18 @@ class TestMemberships:
     def test_an_absent_list_is_not_an_empty_one(self):
         assert departments_of({}, within={5}) == (None, 0)
         assert departments_of({"dept_id_list": []}, within={5}) == ((), 0)
+
+
+@pytest.mark.parametrize(
+    "stated, parent", [(7, 7), ("7", 7), (None, None), (0, None), ("0", None), (-1, None), ("x", None)]
+)
+def test_no_parent_is_stated_in_several_ways(stated, parent):
+    assert parent_of({"parent_id": stated}) == parent
+
+
+def test_the_order_of_departments_counts_only_where_people_are_read_singly():
+    assert MAPPER.in_order([7, 5]) == (7, 5)
+    assert replace(MAPPER, user_details=False).in_order([7, 5]) == (5, 7)
 
 
 class TestDepartment:
