@@ -22,6 +22,7 @@ def test_who_has_the_salt_can_decrypt_the_number_of_a_row():
         ("19900000001", "u1", "salt"),
         ("号码", "u1", "salt"),
     ],
+    ids=["of another", "another salt", "cut", "short", "empty", "no base64", "plain", "no ASCII"],
 )
 def test_anything_else_is_no_number(value: str, uid: str, salt: str):
     assert decrypt_phone(value, uid=uid, salt=salt) is None
