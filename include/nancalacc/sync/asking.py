@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 from nancalacc.errors import BusyError, NancalaccError, UnknownOutcomeError
@@ -22,12 +23,13 @@ async def ask(
     longest_pause: float,
     first_pause: float = 2.0,
     on_refusal: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> int:
     """Repeat a call, which must be safe to repeat, until it is accepted; returns how often it was made.
 
-    Raises BusyError after `busy_wait_seconds` and UnknownOutcomeError after three such answers (try
-    again later: it may have begun), and what tells a refusal. `on_refusal` is called when the very
-    first call was refused or never sent: then WPS has begun nothing.
+    Raises BusyError after `busy_wait_seconds`, calls included, and UnknownOutcomeError after three
+    such answers (try again later: it may have begun), and what tells a refusal. `on_refusal` is called
+    when the very first call was refused or never sent: then WPS has begun nothing.
     """
     services: SyncServices = ctx.services
     calls = unknown = 0
@@ -35,10 +37,12 @@ async def ask(
     while True:
         ctx.check()
         calls += 1
+        began = clock()
         try:
             await call()
             return calls
         except BusyError:
+            waited += clock() - began
             if waited >= services.settings.busy_wait_seconds:
                 raise
         except UnknownOutcomeError:
