@@ -49,11 +49,12 @@ events = dingtalk_events
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """Whose events: the pair of connections, and the company's id on the side of WPS."""
+    """Whose events: the pair of connections, and the ids of the company and its source in WPS's tables."""
 
     dingtalk_conn_id: str
     wps_conn_id: str
     third_company_id: str
+    platform_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +78,8 @@ class RetryRules:
 def due_tenants(connection: Connection, tenants: Iterable[Tenant], *, definition: str) -> list[Tenant]:
     """Those with events that may be handled now; who was served least recently comes first.
 
-    Not those whose lock is taken or awaited, and not those that WPS does not know yet: the first
-    full sync reads everything anyway.
+    Not those whose lock is taken or awaited, and not those that WPS does not know yet, or not under
+    this platform: the next full sync makes them known, and reads everything anyway.
     """
     found: list[tuple[datetime, datetime, Tenant]] = []
     for tenant in tenants:
@@ -87,7 +88,7 @@ def due_tenants(connection: Connection, tenants: Iterable[Tenant], *, definition
         ).scalar_one()
         if (
             oldest is not None
-            and _is_configured(connection, tenant)
+            and is_configured(connection, tenant)
             and locks.is_free(connection, third_company_id=tenant.third_company_id)
         ):
             served = connection.execute(
@@ -98,6 +99,21 @@ def due_tenants(connection: Connection, tenants: Iterable[Tenant], *, definition
             ).scalar_one()
             found.append((served or datetime.min, oldest, tenant))  # noqa: DTZ901 - UTC without zone, as stored
     return [tenant for _, _, tenant in sorted(found, key=lambda each: each[:2])]
+
+
+def is_configured(connection: Connection, tenant: Tenant) -> bool:
+    """Whether WPS knows the company and reads rows of its platform: a foreign one may stall it [wps 9.9]."""
+    platforms = connection.execute(
+        select(tb_company_cfg.c.platform_ids).where(
+            tb_company_cfg.c.third_company_id == tenant.third_company_id, tb_company_cfg.c.status == 1
+        )
+    ).scalar_one_or_none()
+    return platforms is not None and tenant.platform_id in platforms_of(platforms)
+
+
+def platforms_of(platform_ids: str) -> list[str]:
+    """The sources that the tenant's row names."""
+    return [each.strip() for each in platform_ids.split(",") if each.strip()]
 
 
 def tenant_of(connection: Connection, tenants: Iterable[Tenant], *, transaction_id: str) -> Tenant | None:
@@ -288,13 +304,6 @@ def _moment() -> ColumnElement[datetime]:
 
 def _of_saga(transaction_id: str) -> ColumnElement[bool]:
     return and_(events.c.transaction_id == transaction_id, events.c.status == EventStatus.CLAIMED.value)
-
-
-def _is_configured(connection: Connection, tenant: Tenant) -> bool:
-    row = select(tb_company_cfg.c.id).where(
-        tb_company_cfg.c.third_company_id == tenant.third_company_id, tb_company_cfg.c.status == 1
-    )
-    return connection.execute(row).first() is not None
 
 
 def _release(connection: Connection, transaction_id: str, **values: Any) -> int:

@@ -16,11 +16,11 @@ from typing import Any, Self
 from sqlalchemy import Connection
 
 from nancalacc.clients.dingtalk_errors import masked
-from nancalacc.errors import BusyError, UnknownOutcomeError
+from nancalacc.errors import BusyError, ConfigurationError, UnknownOutcomeError
 from nancalacc.saga.context import StepContext
-from nancalacc.saga.state import EventType
+from nancalacc.saga.state import EventType, PivotState
 from nancalacc.saga.waiting import Wait
-from nancalacc.sync import increments, known_changes, planned_rows, touched
+from nancalacc.sync import claims, increments, known_changes, planned_rows, touched
 from nancalacc.sync.asking import ask
 from nancalacc.sync.batch import FETCH, Batch
 from nancalacc.sync.increments import Verdict
@@ -89,12 +89,18 @@ class Publication:
         self._zone = batch.wps.timezone
 
     def begin(self) -> bool:
-        """Publish the first round, intending to; False when there is nothing to publish."""
+        """Publish the first round, intending to; False when there is nothing to publish.
+
+        Raises ConfigurationError before, when WPS does not read the platform of the connection (any more).
+        """
         with self._ctx.transaction() as connection:
             number = increments.next_round(connection, transaction_id=self._saga)
         if number is None:
             return False
         with self._ctx.transaction(intend=True) as connection:
+            # Once it may be published, the saga only goes forward.
+            if self._ctx.record.pivot_state is not PivotState.INTENDED:
+                self._require_platform(connection)
             self._publish(connection, number)
         self._notify(number)
         return True
@@ -121,6 +127,15 @@ class Publication:
             if wait is not None:
                 return wait
             goes_on = False
+
+    def _require_platform(self, connection: Connection) -> None:
+        if not claims.is_configured(connection, self._batch.tenant):
+            wps = self._batch.wps
+            raise ConfigurationError(
+                f"tb_company_cfg does not name platform_id {wps.platform_id!r} for {wps.third_company_id!r},"
+                " and rows of a foreign platform may stall WPS: nothing is published. Put back extra"
+                f" 'platform_id' of connection {wps.conn_id!r}, or run a full sync: the events wait for it"
+            )
 
     def _publish(self, connection: Connection, number: int) -> None:
         self.tally.rows += increments.publish_round(

@@ -9,7 +9,7 @@ from nancalacc.sync.claims import RetryRules, Tenant, claim, due_tenants, free_a
 from nancalacc.sync.inbox import Company, InboxEvent, store
 
 NAME = "incremental_sync"
-A, B = Tenant("dingtalk_a", "wps_a", "a"), Tenant("dingtalk_b", "wps_b", "b")
+A, B = Tenant("dingtalk_a", "wps_a", "a", "p"), Tenant("dingtalk_b", "wps_b", "b", "p")
 
 
 @pytest.fixture
@@ -80,6 +80,16 @@ def test_events_wait_for_their_time_the_lock_and_the_first_full_sync(database):
     assert due(database) == [A]
     run(database, "UPDATE dingtalk_events SET next_attempt_at = next_attempt_at + interval '1 minute'")
     assert due(database) == []
+
+
+@pytest.mark.parametrize(
+    "platform_ids, known", [("other", False), ("pp", False), ("p,other", True), ("other, p", True)]
+)
+def test_events_wait_for_a_full_sync_while_wps_does_not_read_their_platform(database, platform_ids, known):
+    configure(database, A)
+    put(database, A, "1")
+    run(database, "UPDATE tb_company_cfg SET platform_ids = :ids", ids=platform_ids)
+    assert due(database) == ([A] if known else [])
 
 
 def test_events_that_were_done_come_again_at_their_second_time(database):

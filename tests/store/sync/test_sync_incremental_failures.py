@@ -11,6 +11,7 @@ from nancalacc.config import Settings
 from nancalacc.errors import (
     BusyError,
     CallRefusedError,
+    ConfigurationError,
     NancalaccError,
     RefusedError,
     StatementRefusedError,
@@ -175,6 +176,21 @@ class TestBeforeThePublication:
         [event] = batches.events()
         assert (event.status, event.attempts, event.returns, event.batch_limit) == ("pending", 0, 0, None)
         batches.run()
+        assert batches.count("done") == 1
+
+    def test_rows_of_a_platform_that_wps_does_not_read_are_not_published(self, batches):
+        batches.event("user_modify_org", "u07")
+        run = batches.start()
+        run.steps(to="save_relations")
+        wps = batches.sync.company.wps
+        batches.sync.company.change("wps", platform_id="otherplat")
+        with pytest.raises(ConfigurationError, match=r"'otherplat'.*full sync") as caught:
+            run.step("notify_wps")
+        assert run.fail("notify_wps", caught.value) is SagaStatus.COMPENSATED
+        assert batches.run().records["claim_events"].action_data == {"events": 0}
+        assert left(batches, *PUBLISHED, *STAGING) == 0
+        batches.sync.company.wps = wps
+        assert batches.drain() == 1
         assert batches.count("done") == 1
 
     def test_an_unknown_parameter_is_refused_before_anything_is_touched(self, batches):
