@@ -147,10 +147,12 @@ def claim(connection: Connection, tenant: Tenant, *, transaction_id: str, size: 
         .order_by(_moment(), events.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
+        # As a subquery it may be asked once for each row, and skip those that it has locked before.
+        .cte("chosen")
     )
     return connection.execute(
         update(events)
-        .where(events.c.id.in_(chosen))
+        .where(events.c.id == chosen.c.id)
         .values(status=EventStatus.CLAIMED.value, transaction_id=transaction_id, repeat_at=null())
     ).rowcount
 

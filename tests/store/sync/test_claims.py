@@ -118,6 +118,14 @@ def test_only_events_of_sagas_that_are_over_are_freed(database):
         assert list(rows.scalars()) == ["1"]
 
 
+def test_a_batch_is_no_larger_than_it_may_be_however_the_database_goes_about_it(database):
+    put(database, A, *(str(number) for number in range(5)))
+    with database.transaction() as connection:
+        for way in ("hashagg", "hashjoin", "material", "memoize", "mergejoin", "sort"):
+            connection.execute(text(f"SET LOCAL enable_{way} = off"))
+        assert claim(connection, A, transaction_id="1", size=2) == 2
+
+
 def test_two_batches_at_once_share_no_event(database):
     put(database, A, *(str(number) for number in range(4)))
     with database.transaction() as one, database.transaction() as other:
