@@ -10,7 +10,19 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, literal, or_, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from nancalacc.errors import ConfigurationError
@@ -86,14 +98,24 @@ def claim_task(connection: Connection, *, task_id: str, description: str) -> boo
 
 
 def task_id_is_taken(connection: Connection, *, task_id: str, transaction_id: str, description: str) -> bool:
-    """True when the id is another saga's, of whatever company, or in the task list without being ours."""
-    saga = select(literal(1)).where(
-        saga_transactions.c.task_id == task_id, saga_transactions.c.transaction_id != transaction_id
-    )
-    row = select(literal(1)).where(
-        task.c.title == task_id, func.coalesce(task.c.description, "") != description
-    )
-    return connection.execute(saga.union_all(row)).first() is not None
+    """True when the id is another saga's, in the task list, or that of rows, without being ours.
+
+    Of whatever company. A dry run uses up no id.
+    """
+    its_id = saga_transactions.c.task_id == task_id
+    is_ours = saga_transactions.c.transaction_id == transaction_id
+    has_title = task.c.title == task_id
+    ours = func.coalesce(task.c.description, "") == description
+    taken = [
+        select(literal(1)).where(its_id, ~is_ours, ~_is_dry_run()),
+        select(literal(1)).where(has_title, ~ours),
+    ]
+    rows_are_ours = or_(exists().where(its_id, is_ours), exists().where(has_title, ours))
+    taken += [
+        select(literal(1)).where(table.c.task_id == task_id, ~rows_are_ours) for table in FINAL.values()
+    ]
+    # Each is looked for until the first row: a snapshot may have very many.
+    return any(connection.execute(each.limit(1)).first() is not None for each in taken)
 
 
 def cancel_task(connection: Connection, *, task_id: str) -> None:
@@ -128,10 +150,14 @@ def newest_published(connection: Connection, *, third_company_id: str) -> str | 
         saga_transactions.c.third_company_id == third_company_id,
         saga_transactions.c.definition.in_(SNAPSHOT_SAGAS),
         saga_transactions.c.status == SagaStatus.COMPLETED.value,
-        func.coalesce(saga_transactions.c.params["dry_run"].astext, "false") != "true",
+        ~_is_dry_run(),
     )
     found = connection.execute(roots.union_all(sagas)).scalars()
     return max((task_id for task_id in found if task_id), default=None)
+
+
+def _is_dry_run() -> ColumnElement[bool]:
+    return func.coalesce(saga_transactions.c.params["dry_run"].astext, "false") == "true"
 
 
 def newest_increments(connection: Connection) -> dict[str, int]:

@@ -166,6 +166,26 @@ class TestParameters:
         assert run.status is SagaStatus.CANCELLED
         assert sync.value("SELECT status FROM task") == "completed"
 
+    @pytest.mark.parametrize("company", ["sandbox", "other"])
+    def test_a_task_name_under_which_others_have_rows_is_refused(self, sync, company):
+        sync.execute(
+            "INSERT INTO tb_las_department (did, pid, name, task_id, third_company_id, platform_id)"
+            " VALUES ('0', '-1', 'n', '20250101000000', :company, 'theirs')",
+            company=company,
+        )
+        run = sync.start(task_name="20250101000000")
+        run.fails(RefusedError, match="already used")
+        assert run.status is SagaStatus.CANCELLED
+        assert sync.rows("SELECT pid FROM tb_las_department") == [("-1",)]
+
+    def test_a_task_id_under_which_others_have_rows_is_passed_over(self, sync):
+        sync.execute(
+            "INSERT INTO tb_las_user (uid, account, nick_name, task_id, third_company_id, platform_id)"
+            " VALUES ('u', 'a', 'n', :id, 'other', 'theirs')",
+            id=FIRST_TASK_ID,
+        )
+        assert sync.complete().saga.task_id == str(int(FIRST_TASK_ID) + 1)
+
     def test_a_task_name_older_than_the_newest_sync_is_refused(self, sync):
         sync.complete()
         sync.start(task_name="20200101000000").fails(RefusedError, match="older than the newest")
@@ -184,6 +204,10 @@ class TestParameters:
     def test_a_dry_run_does_not_count_as_a_newer_sync(self, sync):
         sync.complete(dry_run=True)
         sync.complete(task_name="20200101000000")
+
+    def test_a_dry_run_uses_up_no_task_name(self, sync):
+        first = sync.complete(dry_run=True, task_name="20200101000000")
+        assert sync.complete(task_name="20200101000000").saga.task_id == first.saga.task_id
 
 
 class TestLock:
