@@ -186,6 +186,22 @@ class TestParameters:
         )
         assert sync.complete().saga.task_id == str(int(FIRST_TASK_ID) + 1)
 
+    @pytest.mark.parametrize("dry_run", [True, False])
+    def test_a_task_name_far_ahead_is_refused(self, sync, dry_run):
+        run = sync.start(task_name="99991231235959", dry_run=dry_run)
+        run.fails(RefusedError, match=r"'task_name' '99991231235959'.*more than a day ahead")
+        assert run.status is SagaStatus.CANCELLED
+        sync.complete()
+
+    @pytest.mark.parametrize("newest", ["99991231235959", "zz"])
+    def test_a_newest_task_id_that_none_can_follow_is_named_with_what_to_do(self, sync, newest):
+        sync.execute(
+            "INSERT INTO tb_las_department (did, pid, name, task_id, third_company_id, platform_id)"
+            " VALUES ('0', '-1', 'n', :id, 'sandbox', 'dingtalk')",
+            id=newest,
+        )
+        sync.start().fails(RefusedError, match=rf"follow '{newest}'.*Delete its root row")
+
     def test_a_task_name_older_than_the_newest_sync_is_refused(self, sync):
         sync.complete()
         sync.start(task_name="20200101000000").fails(RefusedError, match="older than the newest")
