@@ -258,7 +258,7 @@ class Publication:
                     key=each.key,
                     reason=_reason(each),
                 )
-        increments.settle(connection, settled, transaction_id=self._saga)
+        increments.settle(connection, settled, transaction_id=self._saga, zone=self._zone)
         return decisive
 
     def _report(self, decisive: list[Verdict]) -> None:

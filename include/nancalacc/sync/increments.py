@@ -126,8 +126,9 @@ def verdicts(connection: Connection, *, transaction_id: str, number: int) -> lis
     return found
 
 
-def settle(connection: Connection, settled: Sequence[Verdict], *, transaction_id: str) -> None:
+def settle(connection: Connection, settled: Sequence[Verdict], *, transaction_id: str, zone: str) -> None:
     """These rows are dealt with; WPS is not to try the refused ones again, which are outdated by then."""
+    use_zone(connection, zone)
     for kind in KINDS:
         positions = [each.position for each in settled if each.kind == kind]
         refused = [each.position for each in settled if each.kind == kind and each.status == -1]

@@ -232,6 +232,11 @@ class TestObjects:
             batches.event("user_modify_org", uid)
         run = batches.run()
         assert [event.status for event in batches.events()] == ["done", "pending"]
+        [row] = batches.sync.rows(
+            "SELECT sync_time, round(extract(epoch FROM mtime - timezone('utc', now())) / 3600) AS hours"
+            " FROM tb_las_user_increment WHERE status = -1"
+        )
+        assert (row.sync_time.year, row.hours) == (2000, 8)  # withdrawn, in the company's time
         rejected = [data for kind, data in run.events if kind == "record_rejected"]
         assert {data["id"] for data in rejected} == {"u08"}
         assert batches.sync.value("SELECT nick_name FROM known_users WHERE uid = 'u08'") == "员工8"
