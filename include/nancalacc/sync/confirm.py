@@ -149,8 +149,12 @@ class Publication:
         self.tally.rounds += 1
 
     def _notify(self, number: int) -> None:
+        """Have WPS read the round, unless it has by itself: then a refusal would be no reason to stop."""
         self._wait_for_window(number)
-        self.tally.calls += asyncio.run(self._call())
+        with self._ctx.transaction() as connection:
+            is_open = increments.is_open(connection, transaction_id=self._saga, number=number)
+        if is_open:
+            self.tally.calls += asyncio.run(self._call())
 
     def _follow_round(self, number: int, fetch: Mapping[str, Any], *, goes_on: bool) -> Wait | None:
         """Settle the rows of a round as WPS deals with them; returns what to wait for if some are left.

@@ -300,6 +300,23 @@ class TestWps:
         assert batches.difference() == ()
         assert batches.count("done") == 1
 
+    def test_a_wps_that_refuses_the_call_but_reads_the_rows_by_itself_ends_the_batch(self, batches):
+        batches.sync.sandbox.organisation.modify_user("u07", name="改名")
+        batches.event("user_modify_org", "u07")
+        batches.sync.sandbox.faults.add(
+            "gateway", path="increment/sync", code="400000201", status=400, times=None
+        )
+        run = batches.start()
+        with pytest.raises(CallRefusedError) as caught:
+            run.steps()
+        set_consumer(batches, increment_every=0.1)
+        deadline = time.monotonic() + 60
+        while batches.sync.value("SELECT count(*) FROM tb_las_user_increment WHERE status = 0"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert run.fail("notify_wps", caught.value) is SagaStatus.COMPLETED
+        assert batches.difference() == ()
+
     def test_rows_that_wps_leaves_alone_are_stamped_and_told_again(self, batches):
         batches.sync.sandbox.organisation.modify_user("u07", name="改名")
         batches.event("user_modify_org", "u07")
