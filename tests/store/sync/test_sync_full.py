@@ -425,13 +425,20 @@ class TestNotify:
         assert run.settle() is SagaStatus.COMPLETED
         assert sandbox.compare().differences == ()
 
-    def test_a_refusal_after_a_lost_answer_is_no_reason_either(self, sync, sandbox):
-        self.fault(sandbox, "drop", times=1, after_effect=True)
+    @pytest.mark.parametrize("kind, details", [("drop", {"after_effect": True}), ("busy", {})])
+    def test_a_refusal_after_a_call_that_wps_may_have_taken_up_is_no_reason_either(
+        self, sync, sandbox, kind, details
+    ):
+        self.fault(sandbox, kind, times=1, **details)
         self.fault(sandbox, "errcode", code="400", times=None)
         run = sync.start()
-        with pytest.raises(CallRefusedError):
+        with pytest.raises(CallRefusedError, match=r"400.*nothing is undone. Remove the cause"):
             run.steps()
         assert run.records["notify_wps"].pivot_state is PivotState.INTENDED
+        with pytest.raises(CallRefusedError, match=r"400.*nothing is undone. Remove the cause"):
+            run.settle()
+        sandbox.faults.clear()
+        assert run.settle() is SagaStatus.COMPLETED
 
     def test_a_wps_that_cannot_be_reached_has_published_nothing(self, sync):
         sync.company.wps = type(sync.company.wps)(
