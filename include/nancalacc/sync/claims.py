@@ -37,6 +37,7 @@ from nancalacc.store.tables import (
     saga_transactions,
     tb_company_cfg,
 )
+from nancalacc.sync.publish import platforms_of
 
 UTC_NOW = func.timezone("utc", func.clock_timestamp(), type_=TIMESTAMP())
 ENDED = [status.value for status in SagaStatus if status.ended]
@@ -109,11 +110,6 @@ def is_configured(connection: Connection, tenant: Tenant) -> bool:
         )
     ).scalar_one_or_none()
     return platforms is not None and tenant.platform_id in platforms_of(platforms)
-
-
-def platforms_of(platform_ids: str) -> list[str]:
-    """The sources that the tenant's row names."""
-    return [each.strip() for each in platform_ids.split(",") if each.strip()]
 
 
 def tenant_of(connection: Connection, tenants: Iterable[Tenant], *, transaction_id: str) -> Tenant | None:

@@ -58,6 +58,7 @@ INCREMENTS = {
     "memberships": tb_las_department_user_increment,
 }
 CONFIG_COLUMNS = ("platform_ids", "company_id", "status")
+PLATFORM_IDS_WIDTH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,29 +184,50 @@ def company_config(
     return None if row is None else dict(row._mapping) | {"mtime": row.mtime.isoformat()}
 
 
-def write_company_config(
-    connection: Connection, *, third_company_id: str, values: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    """Write the tenant's row and return it as it is then.
+def platforms_of(platform_ids: str) -> list[str]:
+    """The sources that a tenant's row names, whose rows WPS reads [wps 5]."""
+    return [each.strip() for each in platform_ids.split(",") if each.strip()]
 
-    Raises ConfigurationError when another tenant has this company_id, which must be unique [wps 5].
+
+def write_company_config(
+    connection: Connection, *, third_company_id: str, company_id: str, platform_id: str
+) -> dict[str, Any] | None:
+    """Have the tenant's row name the company and our source; returns it as it is then.
+
+    Other sources that it names stay: their rows, of which we know nothing, would stall WPS [wps 9.9]. A
+    row that says so already is left alone, mtime included. Raises ConfigurationError when another
+    tenant has this company_id, which must be unique [wps 5], or there is no room for our source.
     """
     table = tb_company_cfg
+    before = company_config(connection, third_company_id=third_company_id, lock=True)
+    listed = "" if before is None else str(before["platform_ids"])
+    if platform_id not in (sources := platforms_of(listed)):
+        listed = ",".join([*sources, platform_id])
+    if len(listed) > PLATFORM_IDS_WIDTH:
+        raise ConfigurationError(
+            f"tb_company_cfg: platform_ids of {third_company_id!r} has no room for {platform_id!r} beside"
+            f" {sources!r}: take out of the row those that nobody uses any more"
+        )
+    values = {"platform_ids": listed, "company_id": company_id, "status": SELECTED}
     other = connection.execute(
         select(table.c.third_company_id).where(
-            table.c.company_id == values["company_id"], table.c.third_company_id != third_company_id
+            table.c.company_id == company_id, table.c.third_company_id != third_company_id
         )
     ).scalar_one_or_none()
     if other is not None:
         raise ConfigurationError(
-            f"tb_company_cfg: company_id {values['company_id']!r} belongs to third_company_id {other!r}"
+            f"tb_company_cfg: company_id {company_id!r} belongs to third_company_id {other!r}"
             f" already, so it cannot be that of {third_company_id!r} too: correct 'company_id' or"
             " 'third_company_id' in the extra of the WPS connection"
         )
     connection.execute(
         upsert(table)
         .values(third_company_id=third_company_id, **values)
-        .on_conflict_do_update(index_elements=[table.c.third_company_id], set_=dict(values))
+        .on_conflict_do_update(
+            index_elements=[table.c.third_company_id],
+            set_=dict(values),
+            where=or_(*(table.c[name].is_distinct_from(value) for name, value in values.items())),
+        )
     )
     return company_config(connection, third_company_id=third_company_id)
 
@@ -225,6 +247,8 @@ def restore_company_config(
         connection.execute(delete(tb_company_cfg).where(ours))
         return
     old = {name: before[name] for name in CONFIG_COLUMNS}
+    if old == {name: written[name] for name in CONFIG_COLUMNS}:
+        return
     connection.execute(update(tb_company_cfg).where(ours).values(old))
 
 

@@ -328,6 +328,42 @@ class TestGoingBack:
         row = sync.rows("SELECT platform_ids, company_id, status FROM tb_company_cfg")[0]
         assert tuple(row) == ("old", "old-company", 0)
 
+    @pytest.mark.parametrize(
+        "listed, after",
+        [("dingtalk", "dingtalk"), ("a, dingtalk", "a, dingtalk"), ("a,b", "a,b,dingtalk")],
+    )
+    def test_the_company_row_keeps_the_other_sources_it_names(self, sync, sandbox, listed, after):
+        sync.execute(
+            "INSERT INTO tb_company_cfg (third_company_id, platform_ids, company_id, mtime)"
+            " VALUES ('sandbox', :listed, 'sandbox-wps', '2001-01-01')",
+            listed=listed,
+        )
+        sync.complete()
+        row = sync.rows("SELECT platform_ids, mtime FROM tb_company_cfg")[0]
+        assert row.platform_ids == after
+        assert (row.mtime.year == 2001) is (listed == after)
+        assert sandbox.compare().differences == ()
+
+    def test_a_company_row_without_room_for_our_source_is_named(self, sync):
+        sync.execute(
+            "INSERT INTO tb_company_cfg (third_company_id, platform_ids, company_id)"
+            " VALUES ('sandbox', :listed, 'sandbox-wps')",
+            listed="a" * 95,
+        )
+        run = sync.start()
+        run.fails(ConfigurationError, match="no room for 'dingtalk'")
+        assert run.status is SagaStatus.COMPENSATED
+
+    def test_a_company_row_that_was_right_is_untouched_by_a_sync_that_is_undone(self, sync):
+        sync.execute(
+            "INSERT INTO tb_company_cfg (third_company_id, platform_ids, company_id, mtime)"
+            " VALUES ('sandbox', 'dingtalk', 'sandbox-wps', '2001-01-01')"
+        )
+        before = sync.rows("SELECT * FROM tb_company_cfg")
+        self.broken(sync, "tb_las_user")
+        sync.start().fails(NancalaccError, match="broken")
+        assert sync.rows("SELECT * FROM tb_company_cfg") == before
+
     def test_the_company_row_is_left_alone_when_somebody_changed_it_since(self, sync):
         self.broken(sync, "tb_las_user")
         run = sync.start()
