@@ -473,7 +473,7 @@ class TestBesideAFullSync:
         event, *_ = batches.events()
         assert event.status == "done"
         wait = event.repeat_at - datetime.now(tz=UTC).replace(tzinfo=None)
-        assert timedelta(minutes=29) < wait <= timedelta(minutes=30)
+        assert timedelta(minutes=20) < wait <= timedelta(minutes=30)
         assert batches.run().records["claim_events"].action_data == {"events": 0}
         sync.execute("UPDATE dingtalk_events SET repeat_at = received_at")
         sync.execute(
