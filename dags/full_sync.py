@@ -31,7 +31,7 @@ if INCLUDE not in sys.path:
     sys.path.insert(0, INCLUDE)
 
 from nancalacc.config import Settings  # noqa: E402
-from nancalacc.orchestration.registry import sync_services_of  # noqa: E402
+from nancalacc.orchestration.registry import outcome_services_of, sync_services_of  # noqa: E402
 from nancalacc.orchestration.saga_tasks import saga_tasks  # noqa: E402
 from nancalacc.orchestration.schedules import timetable  # noqa: E402
 from nancalacc.orchestration.verification import verify_wps  # noqa: E402
@@ -100,6 +100,7 @@ for number, (dingtalk, wps) in enumerate(SETTINGS.companies):
         saga_tasks(
             FULL_SYNC,
             services=sync_services_of,
+            outcome_services=outcome_services_of,
             retry_delay=RETRY_DELAY,
             check=verify_wps(services=sync_services_of, settings=SETTINGS),
         )

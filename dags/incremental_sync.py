@@ -30,7 +30,7 @@ if INCLUDE not in sys.path:
     sys.path.insert(0, INCLUDE)
 
 from nancalacc.config import Settings  # noqa: E402
-from nancalacc.orchestration.registry import sync_services_of  # noqa: E402
+from nancalacc.orchestration.registry import outcome_services_of, sync_services_of  # noqa: E402
 from nancalacc.orchestration.saga_tasks import retry_arguments, saga_tasks  # noqa: E402
 from nancalacc.orchestration.sensors import EventsSensor  # noqa: E402
 from nancalacc.sync.batch import LARGEST_BATCH  # noqa: E402
@@ -81,6 +81,7 @@ with DAG(
     saga_tasks(
         INCREMENTAL_SYNC,
         services=sync_services_of,
+        outcome_services=outcome_services_of,
         retry_delay=RETRY_DELAY,
         gate=EventsSensor(
             task_id="wait_for_events",

@@ -153,7 +153,7 @@ def stack(
             "NANCALACC_HEARTBEAT_SECONDS": "1",
             "NANCALACC_STALE_SECONDS": "6",
             "NANCALACC_LOCK_WAIT_SECONDS": "30",
-            "NANCALACC_BUSY_WAIT_SECONDS": "20",
+            "NANCALACC_BUSY_WAIT_SECONDS": "5",
             "NANCALACC_RETRY_DELAY_SECONDS": "0.2",
         },
     )

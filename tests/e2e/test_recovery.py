@@ -69,6 +69,20 @@ def test_a_run_deleted_in_the_middle_of_a_save_is_undone(company: Company):
     assert company.compare().equal
 
 
+def test_a_wps_that_stays_busy_is_left_to_recovery_before_long(company: Company):
+    company.sandbox.faults.add("busy", path="full/sync", times=None)
+    run_id = company.run()
+    assert company.state(run_id) == "failed"
+    assert "saga_recovery goes on with it by itself" in company.log(run_id, "saga_outcome")
+    # One attempt that waits, and one of saga_outcome, which does not.
+    assert company.steps(run_id)["notify_wps"]["attempt"] == 2
+    assert company.sandbox.calls.counts()["/openapi/v7/ecisaccountsync/full/sync"] <= 4
+
+    company.sandbox.faults.clear()
+    assert recover_to_the_end(company, run_id) == "completed"
+    assert company.compare().equal
+
+
 def test_what_recovery_cannot_finish_yet_is_tried_again_and_completes_later(company: Company):
     with company.broken("known_users"):
         run_id = company.run()

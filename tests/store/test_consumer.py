@@ -87,7 +87,7 @@ class Tables:
         return self.insert(table, update_type=update_type, sync_time=moment, **values)
 
     def dept(self, update_type: str, did: str, *, ago: float = 5, **values) -> int:
-        row = {"did": did, "name": f"D{did}", "pid": "0"}
+        row = {"did": did, "name": f"D{did}", "pid": "-1"}
         return self.increment(DEPARTMENTS, update_type, ago=ago, **row | values)
 
     def person(self, update_type: str, uid: str, *, ago: float = 5, **values) -> int:
@@ -362,7 +362,7 @@ class TestIncrements:
         tables.connection.execute(
             "INSERT INTO tb_las_department_increment"
             " (did, third_company_id, platform_id, pid, name, update_type, sync_time)"
-            " SELECT n::text, %s, %s, '0', 'N' || n, 'dept_add', localtimestamp - interval '9 seconds'"
+            " SELECT n::text, %s, %s, '-1', 'N' || n, 'dept_add', localtimestamp - interval '9 seconds'"
             " FROM generate_series(1001, 2005) n",
             [COMPANY, PLATFORM],
         )
@@ -494,6 +494,7 @@ class TestDepartmentRows:
         "update_type, did, values, reason",
         [
             ("dept_add", "50", {"pid": "999"}, "部门不存在"),
+            ("dept_add", "50", {"pid": "0"}, "部门不存在"),
             ("dept_add", "50", {"pid": None}, "pid不能为空"),
             ("dept_add", "50", {"pid": "1", "name": "研发"}, "同级部门名称重复"),
             ("dept_add", "50", {"pid": "1", "type": "A1"}, "type非法"),

@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from nancalacc.config import ConnectionInfo, DingTalkSettings, Settings, WpsSettings
+from nancalacc.saga.state import EventType
 
 PROJECT = Path(__file__).parents[2]
 COMPOSE_TEXT = (PROJECT / "docker-compose.yaml").read_text()
@@ -283,6 +284,14 @@ def test_both_readmes_explain_every_setting(name: str) -> None:
     assert keys
     missing = [word for word in {*asked, *keys} if f"`{word}`" not in text]
     assert not missing
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_both_readmes_name_the_types_of_events_beyond_those_of_steps_and_sagas(name: str) -> None:
+    of_the_contract = r"(step|saga)_\w+|compensation_(started|completed)"
+    types = {each.value for each in EventType if not re.fullmatch(of_the_contract, each.value)}
+    assert len(types) > 5
+    assert {each for each in types if f"`{each}`" not in text_of(name)} == set()
 
 
 def test_both_readmes_have_the_same_tables_and_code() -> None:

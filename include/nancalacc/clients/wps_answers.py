@@ -40,7 +40,8 @@ WHAT_TO_DO = {
     "403": "check the app's permissions, extra 'signature' and the clock of this machine",
     "404": "check host and extra 'prefix' of the connection",
 }
-TOKEN_LIKE = re.compile(r"[\w+/=.-]{24,}|(?<!\d)1\d{10}(?!\d)")
+# ASCII: Chinese is written without blanks, and no token.
+TOKEN_LIKE = re.compile(r"[\w+/=.-]{24,}|(?<!\d)1\d{10}(?!\d)", re.ASCII)
 TEXT_LIMIT = 200
 
 
@@ -50,8 +51,20 @@ class Answer:
 
     status: int
     code: str
-    text: str
+    words: tuple[str, ...]
     values: dict[str, Any] | None
+
+    @property
+    def text(self) -> str:
+        """The other side's words for messages: they may quote what they were given."""
+        return TOKEN_LIKE.sub("…", ": ".join(self.words))[:TEXT_LIMIT].strip()
+
+    @property
+    def is_about_a_running_sync(self) -> bool:
+        """Whether it says, without having accepted the call, that an earlier sync is at work."""
+        if self.code in ACCEPTED_CODES | NEVER_ABOUT_A_RUNNING_SYNC:
+            return False
+        return self.code == "505" or any(RUNNING.search(each) for each in self.words)
 
     @property
     def told(self) -> str:
@@ -59,7 +72,8 @@ class Answer:
         if self.values is None:
             return f"HTTP {self.status} without a readable JSON object"
         code = f"code {self.code}" if self.code else "no code"
-        return f"HTTP {self.status}, {code}" + (f" ({self.text})" if self.text else "")
+        text = self.text
+        return f"HTTP {self.status}, {code}" + (f" ({text})" if text else "")
 
 
 def read_answer(response: Response) -> Answer:
@@ -69,13 +83,15 @@ def read_answer(response: Response) -> Answer:
     except ValueError:
         values = None
     if not isinstance(values, dict):
-        return Answer(status=response.status, code="", text="", values=None)
+        return Answer(status=response.status, code="", words=(), values=None)
     code = values.get("code")
     known = isinstance(code, int | str) and not isinstance(code, bool)
-    # The other side's words may quote what they were given.
-    text = TOKEN_LIKE.sub("…", str(values.get("msg") or values.get("error") or ""))[:TEXT_LIMIT]
+    words = [str(values.get("msg") or values.get("error") or ""), values.get("detail")]
     return Answer(
-        status=response.status, code=str(code).strip() if known else "", text=text.strip(), values=values
+        status=response.status,
+        code=str(code).strip() if known else "",
+        words=tuple(each for each in words if isinstance(each, str) and each),
+        values=values,
     )
 
 
@@ -93,9 +109,7 @@ def check_sync(response: Response, *, call: str, conn_id: str) -> None:
     without a code of WPS may come from something that only kept the answer back.
     """
     answer = read_answer(response)
-    if answer.code not in NEVER_ABOUT_A_RUNNING_SYNC and RUNNING.search(answer.text):
-        raise BusyError(f"{call}: WPS is at work on an earlier sync ({answer.told})")
-    if answer.code == "505":
+    if answer.is_about_a_running_sync:
         raise BusyError(f"{call}: WPS is at work on an earlier sync ({answer.told})")
     if LIMITED in (answer.status, _number(_family(answer.code))):
         raise BusyError(f"{call}: WPS takes no more calls for the moment ({answer.told})")

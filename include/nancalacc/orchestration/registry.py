@@ -23,7 +23,10 @@ GATED = frozenset({"incremental_sync"})
 IMPATIENT: Mapping[str, Any] = MappingProxyType(
     {"lock_wait_seconds": 0, "busy_wait_seconds": 0, "confirm_seconds": 10, "renotify_seconds": 3}
 )
-"""Settings of a recovery: it waits for nobody, but long enough to have WPS see again what it has missed."""
+"""Settings of who finishes what is open, which comes again anyway.
+
+It waits for nobody, but long enough to have WPS see again what it has missed.
+"""
 
 
 def definition_of(dag_id: str) -> SagaDefinition:
@@ -46,6 +49,11 @@ def sync_services_of(context: Any) -> SyncServices:
     return sync_services(run_id=run.run_id, start=run.start_date or run.run_after)
 
 
+def outcome_services_of(context: Any) -> SyncServices:
+    """The same for the task that finishes what is open: what it cannot finish at once is left to recovery."""
+    return _impatient(sync_services_of(context))
+
+
 def recovery_services_of(saga: SagaRecord) -> SyncServices:
     """What the actions of a saga need whose run is over: the same, but they do not wait for anybody.
 
@@ -55,4 +63,8 @@ def recovery_services_of(saga: SagaRecord) -> SyncServices:
 
     start = saga.start_time or saga.created_at or datetime.now(tz=UTC)
     services = sync_services(run_id=saga.run_id or "", start=start.replace(tzinfo=UTC))
+    return _impatient(services)
+
+
+def _impatient(services: SyncServices) -> SyncServices:
     return replace(services, settings=replace(services.settings, **IMPATIENT))

@@ -52,14 +52,16 @@ def saga_tasks(
     definition: SagaDefinition,
     *,
     services: ServicesOf,
+    outcome_services: ServicesOf,
     retry_delay: timedelta,
     gate: Any = None,
     check: Any = None,
 ) -> None:
     """Add the tasks of the saga to the DAG in whose `with` block this is called.
 
-    `services` is called once in each task process. `retry_delay` is the first pause before a
-    retry; each further one is twice as long. `gate`: the task that decides whether there is
+    `services` is called once in each task process, `outcome_services` in that of saga_outcome: whoever
+    waits there keeps the run open for what saga_recovery does as well. `retry_delay` is the first pause
+    before a retry; each further one is twice as long. `gate`: the task that decides whether there is
     anything to do; `check`: the one that looks at the result.
     """
     retrying = retry_arguments(retry_delay)
@@ -78,7 +80,7 @@ def saga_tasks(
     if gate is not None:
         gate >> [steps[step.name] for step in definition if not step.depends_on]
     settle = _settle_task(definition, retrying=retrying, gate_id=gate_id)
-    outcome = _outcome_task(definition, services=services, retrying=retrying, gate_id=gate_id)
+    outcome = _outcome_task(definition, services=outcome_services, retrying=retrying, gate_id=gate_id)
     [*steps.values(), *checkpoints] >> settle
     # Directly downstream of every step, too: "clear only failed tasks" must make it wait for them.
     [*steps.values(), *checkpoints, settle] >> outcome
@@ -287,7 +289,7 @@ def _conclude(definition: SagaDefinition, *, services: ServicesOf, context: Any,
             except NancalaccError as error:
                 explanation = explain(definition, *coordinator.get(transaction_id), failure=failure)
                 message = _logged(*explanation, f"({error})")
-                if isinstance(error, FatalError):
+                if isinstance(error, FatalError | BusyError):
                     raise AirflowFailException(message) from None
                 raise TransientError(message) from None
             saga, steps = coordinator.get(transaction_id)

@@ -34,7 +34,7 @@ def longer(pause: float) -> float:
 class EventsTrigger(BaseTrigger):
     """Fires when a company has events that may be handled, or when the time is over.
 
-    `tenants`: pairs of connection ids with the company's id, as lists. `until`: seconds since the
+    `tenants`: the fields of each `Tenant`, as lists. `until`: seconds since the
     epoch. The event is {"due": whether there are any}. While the database is away it asks less often.
     """
 

@@ -96,6 +96,9 @@ class Increments:
         return f"{name}({did})"
 
     def _parent(self, row: Row) -> DirectoryDepartment:
+        if text(row, "pid") == ROOT_DID:
+            # Increments name it '-1'; the root is of no row's platform [wps 5.2, 5.3].
+            raise ObjectError("部门不存在")
         parent = self._department(text(row, "pid"))
         above: DirectoryDepartment | None = parent
         while above is not None:

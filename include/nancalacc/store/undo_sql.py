@@ -78,7 +78,8 @@ BEFORE = tuple(
                 ORDER BY did, sync_time DESC, id DESC
             )
             INSERT INTO undo_departments (source, did, pid, name, "order")
-            SELECT 'before', did, pid, name, "order" FROM latest WHERE update_type <> 'dept_del'
+            SELECT 'before', did, CASE pid WHEN '-1' THEN '0' ELSE pid END, name, "order"
+            FROM latest WHERE update_type <> 'dept_del'
             UNION ALL
             SELECT 'before', did, pid, name, "order" FROM tb_las_department d
             WHERE third_company_id = :company AND task_id = :base AND pid <> '-1'
@@ -127,7 +128,10 @@ BEFORE = tuple(
         ),
     )
 )
-"""The earlier snapshot, over it the increments that WPS confirmed until the undone sync began."""
+"""The earlier snapshot, over it the increments that WPS confirmed until the undone sync began.
+
+The company root is '-1' as the parent of an increment, and '0' in a snapshot [wps 5.2, 5.3].
+"""
 
 FILL = tuple(
     map(

@@ -96,7 +96,9 @@ class Batch:
     @property
     def tenant(self) -> Tenant:
         """The company by its ids."""
-        return Tenant(self.dingtalk.conn_id, self.wps.conn_id, self.wps.third_company_id)
+        return Tenant(
+            self.dingtalk.conn_id, self.wps.conn_id, self.wps.third_company_id, self.wps.platform_id
+        )
 
 
 def retry_rules(services: SyncServices) -> RetryRules:

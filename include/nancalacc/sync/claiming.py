@@ -73,7 +73,8 @@ def tenants_of(services: SyncServices, pairs: tuple[tuple[str, str], ...]) -> li
     error: ConfigurationError | None = None
     for dingtalk, wps in pairs:
         try:
-            found.append(Tenant(dingtalk, wps, services.wps_settings(wps).third_company_id))
+            settings = services.wps_settings(wps)
+            found.append(Tenant(dingtalk, wps, settings.third_company_id, settings.platform_id))
         except ConfigurationError as failure:
             log.warning("The events of %s wait: %s", dingtalk, failure)
             error = failure

@@ -37,6 +37,7 @@ from nancalacc.store.tables import (
     saga_transactions,
     tb_company_cfg,
 )
+from nancalacc.sync.publish import platforms_of
 
 UTC_NOW = func.timezone("utc", func.clock_timestamp(), type_=TIMESTAMP())
 ENDED = [status.value for status in SagaStatus if status.ended]
@@ -49,11 +50,12 @@ events = dingtalk_events
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """Whose events: the pair of connections, and the company's id on the side of WPS."""
+    """Whose events: the pair of connections, and the ids of the company and its source in WPS's tables."""
 
     dingtalk_conn_id: str
     wps_conn_id: str
     third_company_id: str
+    platform_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +79,8 @@ class RetryRules:
 def due_tenants(connection: Connection, tenants: Iterable[Tenant], *, definition: str) -> list[Tenant]:
     """Those with events that may be handled now; who was served least recently comes first.
 
-    Not those whose lock is taken or awaited, and not those that WPS does not know yet: the first
-    full sync reads everything anyway.
+    Not those whose lock is taken or awaited, and not those that WPS does not know yet, or not under
+    this platform: the next full sync makes them known, and reads everything anyway.
     """
     found: list[tuple[datetime, datetime, Tenant]] = []
     for tenant in tenants:
@@ -87,7 +89,7 @@ def due_tenants(connection: Connection, tenants: Iterable[Tenant], *, definition
         ).scalar_one()
         if (
             oldest is not None
-            and _is_configured(connection, tenant)
+            and is_configured(connection, tenant)
             and locks.is_free(connection, third_company_id=tenant.third_company_id)
         ):
             served = connection.execute(
@@ -98,6 +100,16 @@ def due_tenants(connection: Connection, tenants: Iterable[Tenant], *, definition
             ).scalar_one()
             found.append((served or datetime.min, oldest, tenant))  # noqa: DTZ901 - UTC without zone, as stored
     return [tenant for _, _, tenant in sorted(found, key=lambda each: each[:2])]
+
+
+def is_configured(connection: Connection, tenant: Tenant) -> bool:
+    """Whether WPS knows the company and reads rows of its platform: a foreign one may stall it [wps 9.9]."""
+    platforms = connection.execute(
+        select(tb_company_cfg.c.platform_ids).where(
+            tb_company_cfg.c.third_company_id == tenant.third_company_id, tb_company_cfg.c.status == 1
+        )
+    ).scalar_one_or_none()
+    return platforms is not None and tenant.platform_id in platforms_of(platforms)
 
 
 def tenant_of(connection: Connection, tenants: Iterable[Tenant], *, transaction_id: str) -> Tenant | None:
@@ -131,10 +143,12 @@ def claim(connection: Connection, tenant: Tenant, *, transaction_id: str, size: 
         .order_by(_moment(), events.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
+        # As a subquery it may be asked once for each row, and skip those that it has locked before.
+        .cte("chosen")
     )
     return connection.execute(
         update(events)
-        .where(events.c.id.in_(chosen))
+        .where(events.c.id == chosen.c.id)
         .values(status=EventStatus.CLAIMED.value, transaction_id=transaction_id, repeat_at=null())
     ).rowcount
 
@@ -288,13 +302,6 @@ def _moment() -> ColumnElement[datetime]:
 
 def _of_saga(transaction_id: str) -> ColumnElement[bool]:
     return and_(events.c.transaction_id == transaction_id, events.c.status == EventStatus.CLAIMED.value)
-
-
-def _is_configured(connection: Connection, tenant: Tenant) -> bool:
-    row = select(tb_company_cfg.c.id).where(
-        tb_company_cfg.c.third_company_id == tenant.third_company_id, tb_company_cfg.c.status == 1
-    )
-    return connection.execute(row).first() is not None
 
 
 def _release(connection: Connection, transaction_id: str, **values: Any) -> int:

@@ -16,11 +16,11 @@ from typing import Any, Self
 from sqlalchemy import Connection
 
 from nancalacc.clients.dingtalk_errors import masked
-from nancalacc.errors import BusyError, UnknownOutcomeError
+from nancalacc.errors import BusyError, ConfigurationError, UnknownOutcomeError
 from nancalacc.saga.context import StepContext
-from nancalacc.saga.state import EventType
+from nancalacc.saga.state import EventType, PivotState
 from nancalacc.saga.waiting import Wait
-from nancalacc.sync import increments, known_changes, planned_rows, touched
+from nancalacc.sync import claims, increments, known_changes, planned_rows, touched
 from nancalacc.sync.asking import ask
 from nancalacc.sync.batch import FETCH, Batch
 from nancalacc.sync.increments import Verdict
@@ -89,12 +89,18 @@ class Publication:
         self._zone = batch.wps.timezone
 
     def begin(self) -> bool:
-        """Publish the first round, intending to; False when there is nothing to publish."""
+        """Publish the first round, intending to; False when there is nothing to publish.
+
+        Raises ConfigurationError before, when WPS does not read the platform of the connection (any more).
+        """
         with self._ctx.transaction() as connection:
             number = increments.next_round(connection, transaction_id=self._saga)
         if number is None:
             return False
         with self._ctx.transaction(intend=True) as connection:
+            # Once it may be published, the saga only goes forward.
+            if self._ctx.record.pivot_state is not PivotState.INTENDED:
+                self._require_platform(connection)
             self._publish(connection, number)
         self._notify(number)
         return True
@@ -122,6 +128,15 @@ class Publication:
                 return wait
             goes_on = False
 
+    def _require_platform(self, connection: Connection) -> None:
+        if not claims.is_configured(connection, self._batch.tenant):
+            wps = self._batch.wps
+            raise ConfigurationError(
+                f"tb_company_cfg does not name platform_id {wps.platform_id!r} for {wps.third_company_id!r},"
+                " and rows of a foreign platform may stall WPS: nothing is published. Put back extra"
+                f" 'platform_id' of connection {wps.conn_id!r}, or run a full sync: the events wait for it"
+            )
+
     def _publish(self, connection: Connection, number: int) -> None:
         self.tally.rows += increments.publish_round(
             connection,
@@ -134,8 +149,12 @@ class Publication:
         self.tally.rounds += 1
 
     def _notify(self, number: int) -> None:
+        """Have WPS read the round, unless it has by itself: then a refusal would be no reason to stop."""
         self._wait_for_window(number)
-        self.tally.calls += asyncio.run(self._call())
+        with self._ctx.transaction() as connection:
+            is_open = increments.is_open(connection, transaction_id=self._saga, number=number)
+        if is_open:
+            self.tally.calls += asyncio.run(self._call())
 
     def _follow_round(self, number: int, fetch: Mapping[str, Any], *, goes_on: bool) -> Wait | None:
         """Settle the rows of a round as WPS deals with them; returns what to wait for if some are left.
@@ -243,7 +262,7 @@ class Publication:
                     key=each.key,
                     reason=_reason(each),
                 )
-        increments.settle(connection, settled, transaction_id=self._saga)
+        increments.settle(connection, settled, transaction_id=self._saga, zone=self._zone)
         return decisive
 
     def _report(self, decisive: list[Verdict]) -> None:

@@ -33,7 +33,6 @@ from nancalacc.sync.company import (
 from nancalacc.sync.fetch import delete_staging, fetch_dingtalk_data
 from nancalacc.sync.notify import notify_wps, unpublish
 from nancalacc.sync.planned import decide, plan_changes, require_plan
-from nancalacc.sync.publish import SELECTED
 from nancalacc.sync.scope import keep_scope
 from nancalacc.sync.staging import Fetch
 from nancalacc.sync.validate import cancel_task, validate_task
@@ -49,18 +48,18 @@ def save_company_config(ctx: StepContext) -> Mapping[str, Any]:
     if company.params.dry_run:
         return DRY_RUN
     third_company_id = company.wps.third_company_id
-    values = {
-        "platform_ids": company.wps.platform_id,
-        "company_id": company.wps.company_id,
-        "status": SELECTED,
-    }
     with ctx.transaction() as connection:
         before = publish.company_config(connection, third_company_id=third_company_id)
     ctx.remember({"before": before, "timezone": company.wps.timezone})
     require_plan(ctx, company)
     connection = ctx.connection
     publish.use_zone(connection, company.wps.timezone)
-    written = publish.write_company_config(connection, third_company_id=third_company_id, values=values)
+    written = publish.write_company_config(
+        connection,
+        third_company_id=third_company_id,
+        company_id=company.wps.company_id,
+        platform_id=company.wps.platform_id,
+    )
     return {"rows": 1, "written": written}
 
 

@@ -19,6 +19,7 @@ from nancalacc.store.tables import (
     tb_las_department_user_increment,
     tb_las_user_increment,
 )
+from nancalacc.sync.mapping import ROOT_ROW_DID
 from nancalacc.sync.planned_rows import COLUMNS, assign, slots
 from nancalacc.sync.planning import DEPARTMENTS, KINDS, MEMBERSHIPS, USERS, offsets_of
 from nancalacc.sync.publish import EMPLOYMENT_TYPE, SOURCE, use_zone
@@ -35,6 +36,8 @@ CONSTANTS: Mapping[str, Mapping[str, str]] = {
     USERS: {"source": SOURCE, "employment_type": EMPLOYMENT_TYPE},
     MEMBERSHIPS: {},
 }
+COMPANY_ROOT = "-1"
+"""The parent in increments of what hangs right below the company; snapshots have '0' there [wps 5.2, 5.3]."""
 WITHDRAWN = datetime(2000, 1, 1)  # noqa: DTZ001 - local time without zone by contract
 """Before every watermark of WPS: it does not try the row again."""
 
@@ -126,8 +129,9 @@ def verdicts(connection: Connection, *, transaction_id: str, number: int) -> lis
     return found
 
 
-def settle(connection: Connection, settled: Sequence[Verdict], *, transaction_id: str) -> None:
+def settle(connection: Connection, settled: Sequence[Verdict], *, transaction_id: str, zone: str) -> None:
     """These rows are dealt with; WPS is not to try the refused ones again, which are outdated by then."""
+    use_zone(connection, zone)
     for kind in KINDS:
         positions = [each.position for each in settled if each.kind == kind]
         refused = [each.position for each in settled if each.kind == kind and each.status == -1]
@@ -149,9 +153,11 @@ def settle(connection: Connection, settled: Sequence[Verdict], *, transaction_id
 
 def _insert(kind: str) -> Any:
     constants = CONSTANTS[kind]
-    columns = [f'"{name}"' for name in COLUMNS[kind]]
+    columns = {f'"{name}"': f'r."{name}"' for name in COLUMNS[kind]}
+    if kind == DEPARTMENTS:
+        columns['"pid"'] = f"""CASE r."pid" WHEN '{ROOT_ROW_DID}' THEN '{COMPANY_ROOT}' ELSE r."pid" END"""
     names = ", ".join([*columns, *constants])
-    values = ", ".join([*(f"r.{name}" for name in columns), *(f"'{value}'" for value in constants.values())])
+    values = ", ".join([*columns.values(), *(f"'{value}'" for value in constants.values())])
     table = FINAL[kind].name
     return text(
         f"INSERT INTO {table} (id, third_company_id, platform_id, update_type, status, {names})"  # noqa: S608

@@ -10,7 +10,19 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, literal, or_, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from nancalacc.errors import ConfigurationError
@@ -46,6 +58,7 @@ INCREMENTS = {
     "memberships": tb_las_department_user_increment,
 }
 CONFIG_COLUMNS = ("platform_ids", "company_id", "status")
+PLATFORM_IDS_WIDTH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +99,24 @@ def claim_task(connection: Connection, *, task_id: str, description: str) -> boo
 
 
 def task_id_is_taken(connection: Connection, *, task_id: str, transaction_id: str, description: str) -> bool:
-    """True when the id is another saga's, of whatever company, or in the task list without being ours."""
-    saga = select(literal(1)).where(
-        saga_transactions.c.task_id == task_id, saga_transactions.c.transaction_id != transaction_id
-    )
-    row = select(literal(1)).where(
-        task.c.title == task_id, func.coalesce(task.c.description, "") != description
-    )
-    return connection.execute(saga.union_all(row)).first() is not None
+    """True when the id is another saga's, in the task list, or that of rows, without being ours.
+
+    Of whatever company. A dry run uses up no id.
+    """
+    its_id = saga_transactions.c.task_id == task_id
+    is_ours = saga_transactions.c.transaction_id == transaction_id
+    has_title = task.c.title == task_id
+    ours = func.coalesce(task.c.description, "") == description
+    taken = [
+        select(literal(1)).where(its_id, ~is_ours, ~_is_dry_run()),
+        select(literal(1)).where(has_title, ~ours),
+    ]
+    rows_are_ours = or_(exists().where(its_id, is_ours), exists().where(has_title, ours))
+    taken += [
+        select(literal(1)).where(table.c.task_id == task_id, ~rows_are_ours) for table in FINAL.values()
+    ]
+    # Each is looked for until the first row: a snapshot may have very many.
+    return any(connection.execute(each.limit(1)).first() is not None for each in taken)
 
 
 def cancel_task(connection: Connection, *, task_id: str) -> None:
@@ -128,10 +151,14 @@ def newest_published(connection: Connection, *, third_company_id: str) -> str | 
         saga_transactions.c.third_company_id == third_company_id,
         saga_transactions.c.definition.in_(SNAPSHOT_SAGAS),
         saga_transactions.c.status == SagaStatus.COMPLETED.value,
-        func.coalesce(saga_transactions.c.params["dry_run"].astext, "false") != "true",
+        ~_is_dry_run(),
     )
     found = connection.execute(roots.union_all(sagas)).scalars()
     return max((task_id for task_id in found if task_id), default=None)
+
+
+def _is_dry_run() -> ColumnElement[bool]:
+    return func.coalesce(saga_transactions.c.params["dry_run"].astext, "false") == "true"
 
 
 def newest_increments(connection: Connection) -> dict[str, int]:
@@ -157,29 +184,50 @@ def company_config(
     return None if row is None else dict(row._mapping) | {"mtime": row.mtime.isoformat()}
 
 
-def write_company_config(
-    connection: Connection, *, third_company_id: str, values: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    """Write the tenant's row and return it as it is then.
+def platforms_of(platform_ids: str) -> list[str]:
+    """The sources that a tenant's row names, whose rows WPS reads [wps 5]."""
+    return [each.strip() for each in platform_ids.split(",") if each.strip()]
 
-    Raises ConfigurationError when another tenant has this company_id, which must be unique [wps 5].
+
+def write_company_config(
+    connection: Connection, *, third_company_id: str, company_id: str, platform_id: str
+) -> dict[str, Any] | None:
+    """Have the tenant's row name the company and our source; returns it as it is then.
+
+    Other sources that it names stay: their rows, of which we know nothing, would stall WPS [wps 9.9]. A
+    row that says so already is left alone, mtime included. Raises ConfigurationError when another
+    tenant has this company_id, which must be unique [wps 5], or there is no room for our source.
     """
     table = tb_company_cfg
+    before = company_config(connection, third_company_id=third_company_id, lock=True)
+    listed = "" if before is None else str(before["platform_ids"])
+    if platform_id not in (sources := platforms_of(listed)):
+        listed = ",".join([*sources, platform_id])
+    if len(listed) > PLATFORM_IDS_WIDTH:
+        raise ConfigurationError(
+            f"tb_company_cfg: platform_ids of {third_company_id!r} has no room for {platform_id!r} beside"
+            f" {sources!r}: take out of the row those that nobody uses any more"
+        )
+    values = {"platform_ids": listed, "company_id": company_id, "status": SELECTED}
     other = connection.execute(
         select(table.c.third_company_id).where(
-            table.c.company_id == values["company_id"], table.c.third_company_id != third_company_id
+            table.c.company_id == company_id, table.c.third_company_id != third_company_id
         )
     ).scalar_one_or_none()
     if other is not None:
         raise ConfigurationError(
-            f"tb_company_cfg: company_id {values['company_id']!r} belongs to third_company_id {other!r}"
+            f"tb_company_cfg: company_id {company_id!r} belongs to third_company_id {other!r}"
             f" already, so it cannot be that of {third_company_id!r} too: correct 'company_id' or"
             " 'third_company_id' in the extra of the WPS connection"
         )
     connection.execute(
         upsert(table)
         .values(third_company_id=third_company_id, **values)
-        .on_conflict_do_update(index_elements=[table.c.third_company_id], set_=dict(values))
+        .on_conflict_do_update(
+            index_elements=[table.c.third_company_id],
+            set_=dict(values),
+            where=or_(*(table.c[name].is_distinct_from(value) for name, value in values.items())),
+        )
     )
     return company_config(connection, third_company_id=third_company_id)
 
@@ -199,6 +247,8 @@ def restore_company_config(
         connection.execute(delete(tb_company_cfg).where(ours))
         return
     old = {name: before[name] for name in CONFIG_COLUMNS}
+    if old == {name: written[name] for name in CONFIG_COLUMNS}:
+        return
     connection.execute(update(tb_company_cfg).where(ours).values(old))
 
 

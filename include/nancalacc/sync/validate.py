@@ -25,6 +25,8 @@ from nancalacc.sync.services import SyncServices
 log = logging.getLogger(__name__)
 
 LOCK_POLL_SECONDS = 1.0
+FARTHEST_AHEAD = timedelta(days=1)
+"""How far ahead of the present a task_name may be."""
 
 
 def validate_task(ctx: StepContext) -> Mapping[str, Any]:
@@ -51,8 +53,9 @@ def reserve(ctx: StepContext, company: Company) -> dict[str, Any]:
     """Take the company's lock and a task id; returns both, and how far the increments were by then.
 
     While the saga has the lock no increment of its company is written: what is published by then
-    came before it, everything else comes after it.
+    came before it, everything else comes after it. Raises RefusedError for a task_name far ahead.
     """
+    _require_near(ctx, company)
     ctx.remember({"timezone": company.wps.timezone, "writes_task": not company.params.dry_run})
     _lock(ctx, company)
     with ctx.transaction() as connection:
@@ -175,6 +178,18 @@ def _choose_task_id(ctx: StepContext, company: Company, *, connection: Any) -> s
     return candidate
 
 
+def _require_near(ctx: StepContext, company: Company) -> None:
+    """Every later sync has a later task id: after one that is far ahead, all would be."""
+    services: SyncServices = ctx.services
+    fixed, zone = company.params.task_name, company.wps.timezone
+    latest = (services.now() + FARTHEST_AHEAD).astimezone(ZoneInfo(zone)).strftime(TASK_ID_FORMAT)
+    if fixed is not None and fixed > latest:
+        raise RefusedError(
+            f"Parameter 'task_name' {fixed!r} is more than a day ahead, and all later syncs would have to be"
+            f" later still: use null, or a time in {zone} until {latest!r}"
+        )
+
+
 def _claim(ctx: StepContext, company: Company, *, connection: Any, task_id: str, description: str) -> bool:
     if publish.task_id_is_taken(
         connection, task_id=task_id, transaction_id=ctx.saga.transaction_id, description=description
@@ -186,6 +201,13 @@ def _claim(ctx: StepContext, company: Company, *, connection: Any, task_id: str,
 
 
 def _next(task_id: str) -> str:
-    """The task id one second later."""
-    moment = datetime.strptime(task_id, TASK_ID_FORMAT)  # noqa: DTZ007 - a local time without zone
-    return (moment + timedelta(seconds=1)).strftime(TASK_ID_FORMAT)
+    """The task id one second later; raises RefusedError when there is none."""
+    try:
+        moment = datetime.strptime(task_id, TASK_ID_FORMAT)  # noqa: DTZ007 - a local time without zone
+        return (moment + timedelta(seconds=1)).strftime(TASK_ID_FORMAT)
+    except (ValueError, OverflowError):
+        raise RefusedError(
+            f"No task id can follow {task_id!r}, the newest in tb_las_department and saga_transactions: it is"
+            " no date and time as yyyyMMddHHmmss, or the last one there is. Delete its root row (pid '-1')"
+            " from tb_las_department, and set task_id of its saga to null, if it has one"
+        ) from None

@@ -38,7 +38,7 @@ def put(database, event_id: str) -> None:
 
 
 def trigger(*, seconds: float) -> EventsTrigger:
-    return EventsTrigger([["dingtalk_a", "wps_a", "a"]], until=time.time() + seconds, poll_seconds=0.05)
+    return EventsTrigger([["dingtalk_a", "wps_a", "a", "p"]], until=time.time() + seconds, poll_seconds=0.05)
 
 
 async def first(waiting: EventsTrigger) -> dict:

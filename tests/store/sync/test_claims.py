@@ -9,7 +9,7 @@ from nancalacc.sync.claims import RetryRules, Tenant, claim, due_tenants, free_a
 from nancalacc.sync.inbox import Company, InboxEvent, store
 
 NAME = "incremental_sync"
-A, B = Tenant("dingtalk_a", "wps_a", "a"), Tenant("dingtalk_b", "wps_b", "b")
+A, B = Tenant("dingtalk_a", "wps_a", "a", "p"), Tenant("dingtalk_b", "wps_b", "b", "p")
 
 
 @pytest.fixture
@@ -82,6 +82,16 @@ def test_events_wait_for_their_time_the_lock_and_the_first_full_sync(database):
     assert due(database) == []
 
 
+@pytest.mark.parametrize(
+    "platform_ids, known", [("other", False), ("pp", False), ("p,other", True), ("other, p", True)]
+)
+def test_events_wait_for_a_full_sync_while_wps_does_not_read_their_platform(database, platform_ids, known):
+    configure(database, A)
+    put(database, A, "1")
+    run(database, "UPDATE tb_company_cfg SET platform_ids = :ids", ids=platform_ids)
+    assert due(database) == ([A] if known else [])
+
+
 def test_events_that_were_done_come_again_at_their_second_time(database):
     configure(database, A)
     put(database, A, "1")
@@ -106,6 +116,14 @@ def test_only_events_of_sagas_that_are_over_are_freed(database):
         assert free_abandoned(connection) == 2
         rows = connection.execute(text("SELECT event_id FROM dingtalk_events WHERE status = 'claimed'"))
         assert list(rows.scalars()) == ["1"]
+
+
+def test_a_batch_is_no_larger_than_it_may_be_however_the_database_goes_about_it(database):
+    put(database, A, *(str(number) for number in range(5)))
+    with database.transaction() as connection:
+        for way in ("hashagg", "hashjoin", "material", "memoize", "mergejoin", "sort"):
+            connection.execute(text(f"SET LOCAL enable_{way} = off"))
+        assert claim(connection, A, transaction_id="1", size=2) == 2
 
 
 def test_two_batches_at_once_share_no_event(database):

@@ -166,6 +166,42 @@ class TestParameters:
         assert run.status is SagaStatus.CANCELLED
         assert sync.value("SELECT status FROM task") == "completed"
 
+    @pytest.mark.parametrize("company", ["sandbox", "other"])
+    def test_a_task_name_under_which_others_have_rows_is_refused(self, sync, company):
+        sync.execute(
+            "INSERT INTO tb_las_department (did, pid, name, task_id, third_company_id, platform_id)"
+            " VALUES ('0', '-1', 'n', '20250101000000', :company, 'theirs')",
+            company=company,
+        )
+        run = sync.start(task_name="20250101000000")
+        run.fails(RefusedError, match="already used")
+        assert run.status is SagaStatus.CANCELLED
+        assert sync.rows("SELECT pid FROM tb_las_department") == [("-1",)]
+
+    def test_a_task_id_under_which_others_have_rows_is_passed_over(self, sync):
+        sync.execute(
+            "INSERT INTO tb_las_user (uid, account, nick_name, task_id, third_company_id, platform_id)"
+            " VALUES ('u', 'a', 'n', :id, 'other', 'theirs')",
+            id=FIRST_TASK_ID,
+        )
+        assert sync.complete().saga.task_id == str(int(FIRST_TASK_ID) + 1)
+
+    @pytest.mark.parametrize("dry_run", [True, False])
+    def test_a_task_name_far_ahead_is_refused(self, sync, dry_run):
+        run = sync.start(task_name="99991231235959", dry_run=dry_run)
+        run.fails(RefusedError, match=r"'task_name' '99991231235959'.*more than a day ahead")
+        assert run.status is SagaStatus.CANCELLED
+        sync.complete()
+
+    @pytest.mark.parametrize("newest", ["99991231235959", "zz"])
+    def test_a_newest_task_id_that_none_can_follow_is_named_with_what_to_do(self, sync, newest):
+        sync.execute(
+            "INSERT INTO tb_las_department (did, pid, name, task_id, third_company_id, platform_id)"
+            " VALUES ('0', '-1', 'n', :id, 'sandbox', 'dingtalk')",
+            id=newest,
+        )
+        sync.start().fails(RefusedError, match=rf"follow '{newest}'.*Delete its root row")
+
     def test_a_task_name_older_than_the_newest_sync_is_refused(self, sync):
         sync.complete()
         sync.start(task_name="20200101000000").fails(RefusedError, match="older than the newest")
@@ -184,6 +220,10 @@ class TestParameters:
     def test_a_dry_run_does_not_count_as_a_newer_sync(self, sync):
         sync.complete(dry_run=True)
         sync.complete(task_name="20200101000000")
+
+    def test_a_dry_run_uses_up_no_task_name(self, sync):
+        first = sync.complete(dry_run=True, task_name="20200101000000")
+        assert sync.complete(task_name="20200101000000").saga.task_id == first.saga.task_id
 
 
 class TestLock:
@@ -288,6 +328,42 @@ class TestGoingBack:
         row = sync.rows("SELECT platform_ids, company_id, status FROM tb_company_cfg")[0]
         assert tuple(row) == ("old", "old-company", 0)
 
+    @pytest.mark.parametrize(
+        "listed, after",
+        [("dingtalk", "dingtalk"), ("a, dingtalk", "a, dingtalk"), ("a,b", "a,b,dingtalk")],
+    )
+    def test_the_company_row_keeps_the_other_sources_it_names(self, sync, sandbox, listed, after):
+        sync.execute(
+            "INSERT INTO tb_company_cfg (third_company_id, platform_ids, company_id, mtime)"
+            " VALUES ('sandbox', :listed, 'sandbox-wps', '2001-01-01')",
+            listed=listed,
+        )
+        sync.complete()
+        row = sync.rows("SELECT platform_ids, mtime FROM tb_company_cfg")[0]
+        assert row.platform_ids == after
+        assert (row.mtime.year == 2001) is (listed == after)
+        assert sandbox.compare().differences == ()
+
+    def test_a_company_row_without_room_for_our_source_is_named(self, sync):
+        sync.execute(
+            "INSERT INTO tb_company_cfg (third_company_id, platform_ids, company_id)"
+            " VALUES ('sandbox', :listed, 'sandbox-wps')",
+            listed="a" * 95,
+        )
+        run = sync.start()
+        run.fails(ConfigurationError, match="no room for 'dingtalk'")
+        assert run.status is SagaStatus.COMPENSATED
+
+    def test_a_company_row_that_was_right_is_untouched_by_a_sync_that_is_undone(self, sync):
+        sync.execute(
+            "INSERT INTO tb_company_cfg (third_company_id, platform_ids, company_id, mtime)"
+            " VALUES ('sandbox', 'dingtalk', 'sandbox-wps', '2001-01-01')"
+        )
+        before = sync.rows("SELECT * FROM tb_company_cfg")
+        self.broken(sync, "tb_las_user")
+        sync.start().fails(NancalaccError, match="broken")
+        assert sync.rows("SELECT * FROM tb_company_cfg") == before
+
     def test_the_company_row_is_left_alone_when_somebody_changed_it_since(self, sync):
         self.broken(sync, "tb_las_user")
         run = sync.start()
@@ -385,13 +461,20 @@ class TestNotify:
         assert run.settle() is SagaStatus.COMPLETED
         assert sandbox.compare().differences == ()
 
-    def test_a_refusal_after_a_lost_answer_is_no_reason_either(self, sync, sandbox):
-        self.fault(sandbox, "drop", times=1, after_effect=True)
+    @pytest.mark.parametrize("kind, details", [("drop", {"after_effect": True}), ("busy", {})])
+    def test_a_refusal_after_a_call_that_wps_may_have_taken_up_is_no_reason_either(
+        self, sync, sandbox, kind, details
+    ):
+        self.fault(sandbox, kind, times=1, **details)
         self.fault(sandbox, "errcode", code="400", times=None)
         run = sync.start()
-        with pytest.raises(CallRefusedError):
+        with pytest.raises(CallRefusedError, match=r"400.*nothing is undone. Remove the cause"):
             run.steps()
         assert run.records["notify_wps"].pivot_state is PivotState.INTENDED
+        with pytest.raises(CallRefusedError, match=r"400.*nothing is undone. Remove the cause"):
+            run.settle()
+        sandbox.faults.clear()
+        assert run.settle() is SagaStatus.COMPLETED
 
     def test_a_wps_that_cannot_be_reached_has_published_nothing(self, sync):
         sync.company.wps = type(sync.company.wps)(

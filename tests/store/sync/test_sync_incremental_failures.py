@@ -11,6 +11,7 @@ from nancalacc.config import Settings
 from nancalacc.errors import (
     BusyError,
     CallRefusedError,
+    ConfigurationError,
     NancalaccError,
     RefusedError,
     StatementRefusedError,
@@ -177,6 +178,21 @@ class TestBeforeThePublication:
         batches.run()
         assert batches.count("done") == 1
 
+    def test_rows_of_a_platform_that_wps_does_not_read_are_not_published(self, batches):
+        batches.event("user_modify_org", "u07")
+        run = batches.start()
+        run.steps(to="save_relations")
+        wps = batches.sync.company.wps
+        batches.sync.company.change("wps", platform_id="otherplat")
+        with pytest.raises(ConfigurationError, match=r"'otherplat'.*full sync") as caught:
+            run.step("notify_wps")
+        assert run.fail("notify_wps", caught.value) is SagaStatus.COMPENSATED
+        assert batches.run().records["claim_events"].action_data == {"events": 0}
+        assert left(batches, *PUBLISHED, *STAGING) == 0
+        batches.sync.company.wps = wps
+        assert batches.drain() == 1
+        assert batches.count("done") == 1
+
     def test_an_unknown_parameter_is_refused_before_anything_is_touched(self, batches):
         batches.event("user_modify_org", "u07")
         run = batches.start(batchsize=5)
@@ -216,6 +232,11 @@ class TestObjects:
             batches.event("user_modify_org", uid)
         run = batches.run()
         assert [event.status for event in batches.events()] == ["done", "pending"]
+        [row] = batches.sync.rows(
+            "SELECT sync_time, round(extract(epoch FROM mtime - timezone('utc', now())) / 3600) AS hours"
+            " FROM tb_las_user_increment WHERE status = -1"
+        )
+        assert (row.sync_time.year, row.hours) == (2000, 8)  # withdrawn, in the company's time
         rejected = [data for kind, data in run.events if kind == "record_rejected"]
         assert {data["id"] for data in rejected} == {"u08"}
         assert batches.sync.value("SELECT nick_name FROM known_users WHERE uid = 'u08'") == "员工8"
@@ -278,6 +299,23 @@ class TestWps:
         assert run.fail("notify_wps", caught.value) is SagaStatus.COMPLETED
         assert batches.difference() == ()
         assert batches.count("done") == 1
+
+    def test_a_wps_that_refuses_the_call_but_reads_the_rows_by_itself_ends_the_batch(self, batches):
+        batches.sync.sandbox.organisation.modify_user("u07", name="改名")
+        batches.event("user_modify_org", "u07")
+        batches.sync.sandbox.faults.add(
+            "gateway", path="increment/sync", code="400000201", status=400, times=None
+        )
+        run = batches.start()
+        with pytest.raises(CallRefusedError) as caught:
+            run.steps()
+        set_consumer(batches, increment_every=0.1)
+        deadline = time.monotonic() + 60
+        while batches.sync.value("SELECT count(*) FROM tb_las_user_increment WHERE status = 0"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert run.fail("notify_wps", caught.value) is SagaStatus.COMPLETED
+        assert batches.difference() == ()
 
     def test_rows_that_wps_leaves_alone_are_stamped_and_told_again(self, batches):
         batches.sync.sandbox.organisation.modify_user("u07", name="改名")
@@ -435,7 +473,7 @@ class TestBesideAFullSync:
         event, *_ = batches.events()
         assert event.status == "done"
         wait = event.repeat_at - datetime.now(tz=UTC).replace(tzinfo=None)
-        assert timedelta(minutes=29) < wait <= timedelta(minutes=30)
+        assert timedelta(minutes=20) < wait <= timedelta(minutes=30)
         assert batches.run().records["claim_events"].action_data == {"events": 0}
         sync.execute("UPDATE dingtalk_events SET repeat_at = received_at")
         sync.execute(

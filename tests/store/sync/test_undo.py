@@ -233,6 +233,7 @@ class TestAfterOtherChanges:
         batches = Batches(sync)
         sync.complete()
         batches.observe()
+        organisation.modify_department(1, name="早先公司")
         organisation.modify_user("u02", name="早先改名")
         organisation.remove_user("u03")
         organisation.add_department("早先", parent_id=110, dept_id=400)
@@ -244,6 +245,7 @@ class TestAfterOtherChanges:
         before = content(sandbox.directory)
         organisation.observer = None
         mistake(organisation)
+        organisation.modify_department(1, name="错公司")
         organisation.remove_user("early")
         organisation.move_user("u08", placements=[Placement(200, 1)])
         organisation.remove_department(400)

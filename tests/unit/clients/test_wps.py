@@ -202,7 +202,10 @@ async def test_the_signature_covers_the_body_as_sent():
     assert call.headers["X-Kso-Authorization"] == expected["X-Kso-Authorization"]
 
 
-@pytest.mark.parametrize("given", [{"code": "200"}, {"code": 200}, {"code": 0, "msg": ""}])
+ACCEPTED = [{"code": "200"}, {"code": 200}, {"code": 0, "msg": ""}, {"code": "200", "msg": "同步正在进行"}]
+
+
+@pytest.mark.parametrize("given", ACCEPTED)
 async def test_an_accepted_publish_returns(given):
     await publish(Script([given]))
 
@@ -222,6 +225,10 @@ OUTCOMES = [
     ({"code": 505, "msg": ""}, BusyError, None),
     ({"code": "500", "msg": RUNNING}, BusyError, None),
     ({"code": "500", "msg": "a sync is running"}, BusyError, None),
+    ({"code": "500", "msg": "当前企业已有同步任务在执行中请等待任务结束后再试一次"}, BusyError, None),
+    ({"code": "500", "msg": f"{RUNNING}task_20261122021000_c1"}, BusyError, None),
+    ({"code": "500", "msg": "failed", "detail": RUNNING}, BusyError, None),
+    ({"code": "500", "msg": "failed", "detail": {"client_status": 400}}, CallRefusedError, "500"),
     ((500, {"code": "500", "msg": RUNNING}), BusyError, None),
     ((429, {"code": 429000001, "msg": "slow down"}), BusyError, None),
     ((429, b"slow down"), BusyError, None),

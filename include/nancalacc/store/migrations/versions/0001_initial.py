@@ -4,6 +4,8 @@ Revision ID: 0001
 Revises:
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
@@ -23,6 +25,51 @@ TABLES_WITH_MTIME = (
     "tb_las_user_increment",
     "tb_las_department_user_increment",
 )
+MOMENTS_BY_DEFAULT = {
+    "saga_transactions": ("start_time", "created_at", "updated_at"),
+    "saga_steps": ("created_at", "updated_at"),
+    "saga_events": ("created_at",),
+}
+
+
+def _added_to_transactions() -> list[sa.Column[Any]]:
+    return [
+        sa.Column("dag_id", sa.String(length=250), nullable=True),
+        sa.Column("run_id", sa.String(length=250), nullable=True),
+        sa.Column("third_company_id", sa.String(length=20), nullable=True),
+        sa.Column("task_id", sa.String(length=20), nullable=True),
+        sa.Column("definition", sa.String(length=255), server_default="", nullable=False),
+        sa.Column(
+            "params",
+            postgresql.JSONB(astext_type=sa.Text()),
+            server_default=sa.text("'{}'::jsonb"),
+            nullable=False,
+        ),
+        sa.Column("epoch", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("error_message", sa.Text(), nullable=True),
+        sa.Column("failed_step", sa.String(length=64), nullable=True),
+        sa.Column("goal", sa.String(length=20), nullable=True),
+    ]
+
+
+def _added_to_steps() -> list[sa.Column[Any]]:
+    return [
+        sa.Column("position", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("epoch", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("attempt", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("heartbeat_at", postgresql.TIMESTAMP(), nullable=True),
+        sa.Column("worker", sa.String(length=255), nullable=True),
+        sa.Column("pivot_state", sa.String(length=20), nullable=True),
+    ]
+
+
+def _complete(table: str, added: list[sa.Column[Any]]) -> None:
+    """Give a shared table what is ours where somebody else has made it first."""
+    for column in added:
+        op.add_column(table, column, if_not_exists=True)
+    for name in MOMENTS_BY_DEFAULT[table]:
+        # Where a table of WPS is written, too, now() is the company's local time.
+        op.alter_column(table, name, server_default=sa.text("timezone('utc', clock_timestamp())"))
 
 
 def upgrade() -> None:
@@ -132,36 +179,50 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.Column("deleted_at", postgresql.TIMESTAMP(), nullable=True),
-        sa.Column("dag_id", sa.String(length=250), nullable=True),
-        sa.Column("run_id", sa.String(length=250), nullable=True),
-        sa.Column("third_company_id", sa.String(length=20), nullable=True),
-        sa.Column("task_id", sa.String(length=20), nullable=True),
-        sa.Column("definition", sa.String(length=255), server_default="", nullable=False),
-        sa.Column(
-            "params",
-            postgresql.JSONB(astext_type=sa.Text()),
-            server_default=sa.text("'{}'::jsonb"),
-            nullable=False,
-        ),
-        sa.Column("epoch", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("error_message", sa.Text(), nullable=True),
-        sa.Column("failed_step", sa.String(length=64), nullable=True),
-        sa.Column("goal", sa.String(length=20), nullable=True),
+        *_added_to_transactions(),
         sa.CheckConstraint(
             "status IN ('pending', 'in_progress', 'completed', 'failed', 'compensating', 'compensated', 'cancelled')",
             name="saga_transactions_ck_status",
         ),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("transaction_id", name="saga_transactions_uk_transaction_id"),
+        if_not_exists=True,
+    )
+    _complete("saga_transactions", _added_to_transactions())
+    op.create_index(
+        "saga_transactions_idx_company",
+        "saga_transactions",
+        ["third_company_id", "created_at"],
+        unique=False,
+        if_not_exists=True,
     )
     op.create_index(
-        "saga_transactions_idx_company", "saga_transactions", ["third_company_id", "created_at"], unique=False
+        "saga_transactions_idx_created_at",
+        "saga_transactions",
+        ["created_at"],
+        unique=False,
+        if_not_exists=True,
     )
-    op.create_index("saga_transactions_idx_created_at", "saga_transactions", ["created_at"], unique=False)
-    op.create_index("saga_transactions_idx_deleted_at", "saga_transactions", ["deleted_at"], unique=False)
-    op.create_index("saga_transactions_idx_start_time", "saga_transactions", ["start_time"], unique=False)
     op.create_index(
-        "saga_transactions_idx_status_created_at", "saga_transactions", ["status", "created_at"], unique=False
+        "saga_transactions_idx_deleted_at",
+        "saga_transactions",
+        ["deleted_at"],
+        unique=False,
+        if_not_exists=True,
+    )
+    op.create_index(
+        "saga_transactions_idx_start_time",
+        "saga_transactions",
+        ["start_time"],
+        unique=False,
+        if_not_exists=True,
+    )
+    op.create_index(
+        "saga_transactions_idx_status_created_at",
+        "saga_transactions",
+        ["status", "created_at"],
+        unique=False,
+        if_not_exists=True,
     )
     op.create_table(
         "staged_departments",
@@ -538,12 +599,7 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.Column("deleted_at", postgresql.TIMESTAMP(), nullable=True),
-        sa.Column("position", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("epoch", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("attempt", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("heartbeat_at", postgresql.TIMESTAMP(), nullable=True),
-        sa.Column("worker", sa.String(length=255), nullable=True),
-        sa.Column("pivot_state", sa.String(length=20), nullable=True),
+        *_added_to_steps(),
         sa.CheckConstraint("pivot_state IN ('intended', 'refused')", name="saga_steps_ck_pivot_state"),
         sa.CheckConstraint(
             "status IN ('pending', 'in_progress', 'completed', 'failed', 'compensating', 'compensated', 'skipped')",
@@ -554,15 +610,29 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("step_id", name="saga_steps_uk_step_id"),
+        if_not_exists=True,
     )
-    op.create_index("saga_steps_idx_deleted_at", "saga_steps", ["deleted_at"], unique=False)
-    op.create_index("saga_steps_idx_start_time", "saga_steps", ["start_time"], unique=False)
-    op.create_index("saga_steps_idx_status", "saga_steps", ["status"], unique=False)
+    _complete("saga_steps", _added_to_steps())
     op.create_index(
-        "saga_steps_idx_transaction_start_time", "saga_steps", ["transaction_id", "start_time"], unique=False
+        "saga_steps_idx_deleted_at", "saga_steps", ["deleted_at"], unique=False, if_not_exists=True
     )
     op.create_index(
-        "saga_steps_idx_transaction_status", "saga_steps", ["transaction_id", "status"], unique=False
+        "saga_steps_idx_start_time", "saga_steps", ["start_time"], unique=False, if_not_exists=True
+    )
+    op.create_index("saga_steps_idx_status", "saga_steps", ["status"], unique=False, if_not_exists=True)
+    op.create_index(
+        "saga_steps_idx_transaction_start_time",
+        "saga_steps",
+        ["transaction_id", "start_time"],
+        unique=False,
+        if_not_exists=True,
+    )
+    op.create_index(
+        "saga_steps_idx_transaction_status",
+        "saga_steps",
+        ["transaction_id", "status"],
+        unique=False,
+        if_not_exists=True,
     )
     op.create_index(
         "saga_steps_uk_position",
@@ -570,6 +640,7 @@ def upgrade() -> None:
         ["transaction_id", "position"],
         unique=True,
         postgresql_where=sa.text("position > 0"),
+        if_not_exists=True,
     )
     op.create_table(
         "saga_events",
@@ -590,18 +661,29 @@ def upgrade() -> None:
             ["transaction_id"], ["saga_transactions.transaction_id"], onupdate="CASCADE", ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("id"),
+        if_not_exists=True,
     )
-    op.create_index("saga_events_idx_created_at", "saga_events", ["created_at"], unique=False)
-    op.create_index("saga_events_idx_deleted_at", "saga_events", ["deleted_at"], unique=False)
-    op.create_index("saga_events_idx_step_id", "saga_events", ["step_id"], unique=False)
+    _complete("saga_events", [])
+    op.create_index(
+        "saga_events_idx_created_at", "saga_events", ["created_at"], unique=False, if_not_exists=True
+    )
+    op.create_index(
+        "saga_events_idx_deleted_at", "saga_events", ["deleted_at"], unique=False, if_not_exists=True
+    )
+    op.create_index("saga_events_idx_step_id", "saga_events", ["step_id"], unique=False, if_not_exists=True)
     op.create_index(
         "saga_events_idx_transaction_created_at",
         "saga_events",
         ["transaction_id", "created_at"],
         unique=False,
+        if_not_exists=True,
     )
     op.create_index(
-        "saga_events_idx_type_created_at", "saga_events", ["event_type", "created_at"], unique=False
+        "saga_events_idx_type_created_at",
+        "saga_events",
+        ["event_type", "created_at"],
+        unique=False,
+        if_not_exists=True,
     )
     op.execute(SET_MTIME)
     for table in TABLES_WITH_MTIME:
