@@ -67,15 +67,23 @@ class FaultKit:
             raise AssertionError(f"{scenario}, undisturbed: {'; '.join(wrongs)}")
         return found
 
-    def kill_everywhere(self, *scenarios: Scenario, alternately: bool = False, every: int = 1) -> Report:
+    def kill_everywhere(
+        self,
+        *scenarios: Scenario,
+        alternately: bool = False,
+        jobs: Collection[str] = (),
+        every: int = 1,
+    ) -> Report:
         """Kill at every boundary of the scenarios, once for each way, or each way in turn `alternately`.
 
-        What two scenarios have in common is done in the first one only. `every`: only each n-th.
+        What two scenarios have in common is done in the first one only. `jobs`: only boundaries of
+        these; `every`: only each n-th.
         """
         cases: list[Case] = []
         done: set[Boundary] = set()
         for scenario in scenarios:
             found = [boundary for boundary in self.boundaries(scenario) if boundary not in done]
+            found = [boundary for boundary in found if not jobs or boundary.job in jobs]
             done.update(found)
             for number, boundary in enumerate(found[::every]):
                 ways = [tuple(Way)[number % len(Way)]] if alternately else Way
