@@ -24,7 +24,7 @@ from nancalacc.faultkit.subject import FORWARD, Ending, Scenario, Setup, Subject
 from nancalacc.saga.definition import SagaDefinition, transaction_id_of
 from nancalacc.saga.state import SagaStatus
 from nancalacc.sandbox.comparison import compare
-from nancalacc.sandbox.consumer import ConsumerRules
+from nancalacc.sandbox.consumer import ConsumerRules, JobState
 from nancalacc.sandbox.dingtalk import DingTalkRules
 from nancalacc.sandbox.organisation import Organisation, Placement, User
 from nancalacc.sandbox.server import Sandbox, SandboxOptions, running_sandbox
@@ -229,6 +229,9 @@ class SyncWorld:
         found = []
         is_completed = ending.saga is not None and ending.saga.status is SagaStatus.COMPLETED
         assert self._sandbox.consumer.wait_idle()
+        for job in self._sandbox.consumer.jobs:
+            if job.state is JobState.FAILED:
+                found.append(f"WPS could not apply {job.task_id}: {job.message}")
         organisation = self._after if is_completed else self._before
         comparison = compare(organisation, self._sandbox.directory)
         if not comparison.equal:
