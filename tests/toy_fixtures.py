@@ -11,7 +11,15 @@ from nancalacc.sandbox.postgres import Postgres
 from nancalacc.store.database import Database
 from toy_saga import Toy, create_tables, toy
 
-TABLES = ("saga_transactions", "company_locks", "toy_effects", "toy_published", "toy_people")
+TABLES = (
+    "saga_transactions",
+    "company_locks",
+    "toy_effects",
+    "toy_published",
+    "toy_people",
+    "toy_doubts",
+    "toy_decisions",
+)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,9 @@
 """A small saga for the tests of engine and store: a diamond with a pivot and a retriable step.
 
-    validate → fetch → [left | middle | right] → publish (pivot) → finish (retriable)
+    validate → fetch → (review) → [left | middle | right] → publish (pivot) → finish (retriable)
+
+The checkpoint between them asks a person where there are doubts (rows of `toy_doubts`); without their
+yes to what was fetched nothing is saved.
 
 Its effects are rows of `toy_effects`, keyed by transaction and step. What it publishes is a row
 of `toy_published`, written on a connection of its own: no transaction of the engine can take it
@@ -18,12 +21,13 @@ from typing import Any
 import psycopg
 from sqlalchemy import Connection, text
 
-from nancalacc.errors import CallRefusedError, RefusedError
+from nancalacc.errors import CallRefusedError, GuardError, RefusedError
+from nancalacc.saga.checkpoint import Answer, Checkpoint, Deciding, Looking, Question
 from nancalacc.saga.context import CompensationContext, StepContext
 from nancalacc.saga.coordinator import Coordinator, RunView
 from nancalacc.saga.definition import SagaDefinition, Step, StepKind
 from nancalacc.saga.records import EventRecord, SagaRecord, StepRecord
-from nancalacc.saga.state import SagaStatus
+from nancalacc.saga.state import EventType, SagaStatus
 from nancalacc.saga.waiting import Wait
 from nancalacc.store import locks
 from nancalacc.store.database import Database
@@ -32,6 +36,8 @@ from nancalacc.store.repository import SagaStore
 COMPANY = "company-1"
 TASK_ID = "20260101020304"
 DAG = "toy"
+ABOUT = {"task_marked", "warning", "checkpoint_passed", "approval_requested", "approved", "rejected"}
+"""Events that tell of no transition."""
 FENCED = 3
 """How a process ends that was overtaken."""
 TABLES = """
@@ -40,8 +46,18 @@ CREATE TABLE IF NOT EXISTS toy_effects (
   PRIMARY KEY (transaction_id, step, epoch, attempt));
 CREATE TABLE IF NOT EXISTS toy_published (transaction_id text NOT NULL, epoch int NOT NULL);
 CREATE TABLE IF NOT EXISTS toy_people (phone text PRIMARY KEY, age int);
+CREATE TABLE IF NOT EXISTS toy_doubts (about text PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS toy_decisions (
+  id int GENERATED ALWAYS AS IDENTITY, transaction_id text NOT NULL, key text NOT NULL, is_yes bool NOT NULL);
 """
 INSERT = text("INSERT INTO toy_effects VALUES (:transaction_id, :step, :epoch, :attempt)")
+DECIDE = text(
+    "INSERT INTO toy_decisions (transaction_id, key, is_yes) VALUES (:transaction_id, :key, :is_yes)"
+)
+IS_AGREED = text(
+    "SELECT NOT EXISTS (SELECT FROM toy_doubts) OR coalesce((SELECT is_yes FROM toy_decisions"
+    " WHERE transaction_id = :transaction_id AND key = :key ORDER BY id DESC LIMIT 1), false)"
+)
 DELETE = text("DELETE FROM toy_effects WHERE transaction_id = :transaction_id AND step = :step")
 
 Hook = Callable[[str, Any], None]
@@ -107,9 +123,45 @@ def fetch(context: StepContext) -> Mapping[str, Any] | Wait:
     return {"fetched_by": context.record.attempt}
 
 
+def _is_agreed(connection: Connection, look: Looking) -> bool:
+    """Whether nobody doubts, or a person has said yes to this very fetch."""
+    values = {"transaction_id": look.saga.transaction_id, "key": _fetched(look)}
+    return bool(connection.execute(IS_AGREED, values).scalar_one())
+
+
+def _fetched(look: Looking) -> str:
+    return f"{look.saga.epoch}.{look.action_data('fetch')['fetched_by']}"
+
+
+def review(look: Looking) -> Question | None:
+    look.services.at("review:before", look)
+    key = _fetched(look)
+    with look.transaction() as connection:
+        is_agreed = _is_agreed(connection, look)
+    look.services.at("review:looked", look)
+    if is_agreed:
+        look.event(EventType.CHECKPOINT_PASSED, {"key": key})
+        return None
+    look.event(EventType.APPROVAL_REQUESTED, {"key": key})
+    return Question(key, subject="May the toy go on?", body="There are doubts", seconds=60)
+
+
+def decide(look: Deciding, key: str, answer: Answer) -> None:
+    with look.transaction() as connection:
+        values = {"transaction_id": look.saga.transaction_id, "key": key, "is_yes": answer.is_approved}
+        connection.execute(DECIDE, values)
+        look.record(
+            connection, EventType.APPROVED if answer.is_approved else EventType.REJECTED, {"key": key}
+        )
+    if not answer.is_approved:
+        raise GuardError(f"{answer.by} said no to fetch {key}")
+
+
 def save(context: StepContext) -> Mapping[str, Any]:
     context.services.at(f"{context.step.name}:before", context)
     before = context.remember({"attempt": context.record.attempt})
+    if not _is_agreed(context.connection, context):
+        raise GuardError("Nobody has agreed to what was fetched: clear review")
     context.connection.execute(DELETE, _key(context))
     context.connection.execute(INSERT, _key(context))
     context.services.at(f"{context.step.name}:written", context)
@@ -169,6 +221,7 @@ TOY = SagaDefinition(
             is_met=has_come,
         ),
     ),
+    checkpoints=(Checkpoint("review", review, decide, after=("fetch",), before=("left", "middle", "right")),),
 )
 NAMES = tuple(step.name for step in TOY)
 BEFORE_PIVOT = NAMES[: NAMES.index("publish")]
@@ -209,6 +262,9 @@ class Toy:
         """Run the steps up to and including `last`, as the scheduler would."""
         for name in NAMES[: NAMES.index(last) + 1]:
             self.run(name)
+
+    def review(self) -> Question | None:
+        return self.coordinator.check(TOY, self.id, "review", services=self.services, params={})
 
     def retry(self, step: str) -> Mapping[str, Any]:
         return self.coordinator.retry_step(TOY, self.id, step, services=self.services)
@@ -400,4 +456,4 @@ def check_events(events: Sequence[EventRecord]) -> None:
             assert set(steps.values()) <= {"completed", "skipped"}, told
             saga = "completed"
         else:
-            assert kind in {"task_marked", "warning"}, told
+            assert kind in ABOUT, told

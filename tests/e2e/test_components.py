@@ -1,13 +1,10 @@
-"""Airflow's own processes and its databases go away in the middle of a run, or the DAG is paused."""
+"""Airflow's own processes and the database server go away in the middle of a run, or the DAG is paused."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import httpx
-import psycopg
 import pytest
-from psycopg import sql
 
 from e2e.company import DAG, Company
 from nancalacc.errors import CallRefusedError
@@ -20,27 +17,6 @@ SAVING_SECONDS = 5.0
 AWAY_SECONDS, RUN_SECONDS = 3.0, 150.0
 STALE_SECONDS = 6.0
 """NANCALACC_STALE_SECONDS of the running Airflow."""
-
-
-@contextmanager
-def away(postgres: Postgres, *databases: str) -> Iterator[None]:
-    """Nobody can use these databases, as while their server is started anew."""
-    with psycopg.connect(postgres.url(), autocommit=True) as connection:
-
-        def allow(allowed: bool) -> None:
-            for database in databases:
-                statement = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
-                connection.execute(statement.format(sql.Identifier(database), sql.Literal(allowed)))
-
-        allow(False)
-        try:
-            connection.execute(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = ANY(%s)",
-                [list(databases)],
-            )
-            yield
-        finally:
-            allow(True)
 
 
 def wait_and_revive(company: Company, run_id: str) -> None:
@@ -82,11 +58,14 @@ def test_an_api_server_that_is_killed_and_started_again_stops_no_run(company: Co
     assert company.compare().equal
 
 
-def test_databases_that_go_away_in_the_middle_of_a_save_stop_no_run(company: Company, postgres: Postgres):
+def test_a_database_server_that_is_restarted_in_the_middle_of_a_save_stops_no_run(
+    company: Company, postgres: Postgres
+):
+    """It holds the tables of both, nancalacc's and Airflow's own."""
     with company.slow("tb_las_user", seconds=SAVING_SECONDS):
         run_id = company.trigger()
         company.wait_until_saving()
-        with away(postgres, "nancalacc_stack", "airflow"):
+        with postgres.down():
             time.sleep(AWAY_SECONDS)
     wait_and_revive(company, run_id)
 

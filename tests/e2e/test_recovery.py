@@ -13,7 +13,7 @@ HANGING_SECONDS = 40
 
 def recover(company: Company, run_id: str = "") -> tuple[str, str]:
     """Run the recovery, of one run's saga or of all; returns the state of its run and the log."""
-    transaction_id = transaction_id_of(dag_id=DAG, run_id=run_id) if run_id else None
+    transaction_id = transaction_id_of(dag_id=company.dag_id, run_id=run_id) if run_id else None
     api = company.stack.api
     api.wait_for_dag(RECOVERY)
     recovery = api.trigger(RECOVERY, conf={"transaction_id": transaction_id})

@@ -21,10 +21,10 @@ from nancalacc.faultkit.clock import Clock, install_clock
 from nancalacc.faultkit.kit import FaultKit
 from nancalacc.faultkit.run import Engine, Run
 from nancalacc.faultkit.subject import FORWARD, Ending, Scenario, Setup, Subject
-from nancalacc.saga.definition import SagaDefinition
+from nancalacc.saga.definition import SagaDefinition, transaction_id_of
 from nancalacc.saga.state import SagaStatus
 from nancalacc.sandbox.comparison import compare
-from nancalacc.sandbox.consumer import ConsumerRules
+from nancalacc.sandbox.consumer import ConsumerRules, JobState
 from nancalacc.sandbox.dingtalk import DingTalkRules
 from nancalacc.sandbox.organisation import Organisation, Placement, User
 from nancalacc.sandbox.server import Sandbox, SandboxOptions, running_sandbox
@@ -34,10 +34,15 @@ from nancalacc.sync.full import FULL_SYNC
 from nancalacc.sync.inbox import Company, InboxEvent, store
 from nancalacc.sync.incremental import INCREMENTAL_SYNC
 from nancalacc.sync.services import RunInfo, SyncServices
+from nancalacc.sync.undo import UNDO_SYNC
 
 SETTINGS = Settings(
     lock_wait_seconds=0, busy_wait_seconds=1, event_pause_seconds=0, repeat_seconds=0, confirm_seconds=3600
 )
+UNDONE = "the changes"
+"""The run of the full sync that an undo takes back."""
+ASKING = {"approval": True, "limits": {"users_removed": "0 0% 0"}}
+"""Of a WPS connection: a person is asked before anybody is removed."""
 START = datetime(2026, 5, 1, tzinfo=UTC)
 REFUSED = Scenario("back because WPS refuses", stands=True)
 DINGTALK_AWAY, WPS_AWAY = Scenario("DingTalk is away", stands=True), Scenario("WPS is away", stands=True)
@@ -141,9 +146,15 @@ def _incremental_sync(trace: Trace, *, connections: Connections, run_id: str) ->
     return Subject(INCREMENTAL_SYNC, connections.services(trace), dag_id="incremental_sync", run_id=run_id)
 
 
+def _undo_sync(trace: Trace, *, connections: Connections, run_id: str) -> Subject:
+    params = {"transaction_id": transaction_id_of(dag_id="full_sync", run_id=UNDONE)}
+    return Subject(UNDO_SYNC, connections.services(trace), dag_id="undo_sync", run_id=run_id, params=params)
+
+
 SETUPS: dict[str, Callable[..., Subject]] = {
     FULL_SYNC.name: _full_sync,
     INCREMENTAL_SYNC.name: _incremental_sync,
+    UNDO_SYNC.name: _undo_sync,
 }
 
 
@@ -168,20 +179,25 @@ def change(organisation: Organisation) -> None:
 
 
 class SyncWorld:
-    """DingTalk has changed since the last full sync; WPS has what that one brought, or what is new."""
+    """DingTalk has changed since the last full sync; WPS has what that one brought, or what is new.
+
+    An undo finds the changes published, and takes them back.
+    """
 
     def __init__(self, connections: Connections, sandbox: Sandbox, definition: SagaDefinition) -> None:
         self.connections = connections
         self.definition = definition
         self._sandbox = sandbox
-        self._runs = 0
-        self._drive(FULL_SYNC)
-        assert sandbox.consumer.wait_idle()
-        directory = sandbox.directory
-        self._departments, self._users = dict(directory.departments), dict(directory.users)
+        self._before, self._after = small_company(), sandbox.organisation
+        self._sync("the beginning")
         if definition is INCREMENTAL_SYNC:
             sandbox.organisation.observer = self._store
         change(sandbox.organisation)
+        if definition is UNDO_SYNC:
+            self._sync(UNDONE)
+            self._before, self._after = self._after, self._before
+        directory = sandbox.directory
+        self._departments, self._users = dict(directory.departments), dict(directory.users)
         self._kept = self._snapshots()
         self._config = self._rows(CONFIG)
 
@@ -213,11 +229,14 @@ class SyncWorld:
         found = []
         is_completed = ending.saga is not None and ending.saga.status is SagaStatus.COMPLETED
         assert self._sandbox.consumer.wait_idle()
-        organisation = self._sandbox.organisation if is_completed else small_company()
+        for job in self._sandbox.consumer.jobs:
+            if job.state is JobState.FAILED:
+                found.append(f"WPS could not apply {job.task_id}: {job.message}")
+        organisation = self._after if is_completed else self._before
         comparison = compare(organisation, self._sandbox.directory)
         if not comparison.equal:
             found.append(
-                f"WPS is not as {'DingTalk' if is_completed else 'before'}: {comparison.differences}"
+                f"WPS is not as {'it had to become' if is_completed else 'before'}: {comparison.differences}"
             )
         found += self._lost()
         return [*found, *(self._undone() if is_completed else self._left(ending))]
@@ -258,16 +277,17 @@ class SyncWorld:
                 found[f"{table} {row['task_id']}"] = row["rows"]
         return found
 
-    def _drive(self, definition: SagaDefinition) -> None:
-        self._runs += 1
+    def _sync(self, run_id: str) -> None:
+        """A full sync, which must complete, and its end in WPS."""
         trace = Trace()
-        subject = SETUPS[definition.name](trace, connections=self.connections, run_id=f"run {self._runs}")
+        subject = _full_sync(trace, connections=self.connections, run_id=run_id)
         with TracedDatabase(self.connections.url, trace) as database:
             run = Run(subject, Engine(database), scenario=FORWARD, trace=trace)
             run.go()
             saga = run.ending().saga
         assert saga is not None
         assert saga.status is SagaStatus.COMPLETED, saga
+        assert self._sandbox.consumer.wait_idle()
 
     def _store(self, event_type: str, data: Any) -> None:
         self._events = getattr(self, "_events", 0) + 1
@@ -287,19 +307,25 @@ class SyncWorld:
 
 
 @contextmanager
-def sync_world(url: str, definition: SagaDefinition) -> Iterator[SyncWorld]:
+def sync_world(url: str, definition: SagaDefinition, *, asking: bool = False) -> Iterator[SyncWorld]:
     with running_sandbox(organisation=small_company(), database_url=url, options=OPTIONS) as sandbox:
         dingtalk = sandbox.dingtalk_connection
         dingtalk = replace(dingtalk, extra={**dingtalk.extra, "calls_per_second": 0})
-        yield SyncWorld(Connections(url, dingtalk, sandbox.wps_connection), sandbox, definition)
+        wps = sandbox.wps_connection
+        if asking:
+            wps = replace(wps, extra={**wps.extra, **ASKING})
+        yield SyncWorld(Connections(url, dingtalk, wps), sandbox, definition)
 
 
 @contextmanager
-def sync_kit(url: str, definition: SagaDefinition) -> Iterator[FaultKit]:
-    """The kit over one of the sagas; nobody waits, because the database's clock is moved instead."""
+def sync_kit(url: str, definition: SagaDefinition, *, asking: bool = False) -> Iterator[FaultKit]:
+    """The kit over one of the sagas; nobody waits, because the database's clock is moved instead.
+
+    `asking`: a person has to approve the plan.
+    """
     install_clock(url)
     with (
-        sync_world(url, definition) as world,
+        sync_world(url, definition, asking=asking) as world,
         FaultKit(url, world.setup, world, preload=[__name__]) as kit,
     ):
         yield kit

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from faults.booking_saga import booking_kit, forget, pay_without_intent
+from faults.toy_subject import ASKED, REJECTED, toy_kit
 from nancalacc.faultkit.boundaries import Kind
 from nancalacc.faultkit.kit import Way
 from nancalacc.faultkit.report import Report
@@ -47,3 +48,19 @@ def test_the_boundaries_follow_from_the_definition(database_url):
     jobs = [each.job for each in forward if each.kind is Kind.COMMIT]
     assert list(dict.fromkeys(jobs)) == ["start", "book", "pay", "settle", "outcome"]
     assert all(jobs.count(job) % 2 == 0 for job in jobs)
+
+
+@pytest.mark.parametrize(
+    "scenario, decisions", [(FORWARD, 0), (ASKED, 2), (REJECTED, 1)], ids=lambda value: str(value)
+)
+def test_the_boundaries_of_a_checkpoint_follow_from_it_and_from_what_is_answered(
+    toy_url, scenario, decisions
+):
+    with toy_kit(toy_url) as kit:
+        found = kit.boundaries(scenario)
+    kinds = Counter(each.kind for each in found if each.job == "review")
+    assert (kinds[Kind.CHECK], kinds[Kind.DECISION]) == (2, decisions)
+    assert kinds[Kind.COMMIT] % 2 == 0
+    jobs = list(dict.fromkeys(each.job for each in found))
+    assert jobs.index("review") == jobs.index("fetch") + 1
+    assert ("left" in jobs) is scenario.is_forward

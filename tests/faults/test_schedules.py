@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
-from faults.toy_subject import ToyWorld, toy_setup
+from faults.toy_subject import DOUBT, ToyWorld, toy_setup
 from nancalacc.errors import CallRefusedError, UnknownOutcomeError
 from nancalacc.faultkit.actors import Actor
 from nancalacc.faultkit.boundaries import Trace
@@ -28,14 +28,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SCHEDULES = 1000
 ACTORS = ("Ann", "Bob", "Cat")
 ON_A_STEP = ("step", "step", "step", "clear", "retry", "fail", "step_after_marks", "settle_after_mark")
+ON_THE_CHECKPOINT = ("check", "check", "approve", "approve", "reject", "fail", "settle_after_failure")
 ON_THE_SAGA = ("settle", "outcome", "outcome", "recovery", "cancel")
 CLEAN = (
     "DELETE FROM saga_events; DELETE FROM saga_steps; DELETE FROM saga_transactions;"
-    " DELETE FROM company_locks; DELETE FROM toy_effects; DELETE FROM toy_published"
+    " DELETE FROM company_locks; DELETE FROM toy_effects; DELETE FROM toy_published;"
+    " DELETE FROM toy_doubts; DELETE FROM toy_decisions"
 )
 
 things = st.one_of(
     st.tuples(st.sampled_from(ON_A_STEP), st.sampled_from(NAMES)),
+    st.tuples(st.sampled_from(ON_THE_CHECKPOINT), st.just("review")),
     st.tuples(st.sampled_from(ON_THE_SAGA)),
     st.just(("skip", "left")),
     st.just(("run",)),
@@ -65,9 +68,13 @@ class Stage:
         for each in (*self._actors.values(), self._connection, self._database):
             each.close()
 
-    def play(self, schedule: Schedule, parts: list[list[Any]], answers: list[str]) -> list[str]:
-        """Play a schedule, end what it left open, and say what is wrong."""
+    def play(
+        self, schedule: Schedule, parts: list[list[Any]], answers: list[str], *, doubted: bool
+    ) -> list[str]:
+        """Play a schedule, end what it left open, and say what is wrong; `doubted`: the checkpoint asks."""
         self._connection.execute(CLEAN)
+        if doubted:
+            self._connection.execute(DOUBT)
         self._answers = iter(answers)
         playing = dict(zip(self._actors, parts, strict=False))
         for name in playing:
@@ -109,11 +116,11 @@ def test_whatever_two_or_three_actors_do_the_saga_ends_right(toy_url: str, recor
             phases=[Phase.generate, Phase.shrink],
             suppress_health_check=list(HealthCheck),
         )
-        @given(programs, choices, deaths, answers)
-        def play(parts, who, dying, answering):
+        @given(programs, choices, deaths, answers, st.booleans())
+        def play(parts, who, dying, answering, doubted):
             schedule = Schedule(who, deaths=dying)
-            wrongs = stage.play(schedule, parts, answering)
-            note(f"{parts=} {who=} {dying=} {answering=}")
+            wrongs = stage.play(schedule, parts, answering, doubted=doubted)
+            note(f"{parts=} {who=} {dying=} {answering=} {doubted=}")
             for line in schedule.told:
                 note(line)
             assert not wrongs

@@ -9,9 +9,12 @@ import psycopg
 
 from nancalacc.faultkit.boundaries import Trace
 from nancalacc.faultkit.kit import FaultKit
-from nancalacc.faultkit.subject import Ending, Scenario, Setup, Subject
+from nancalacc.faultkit.subject import Ending, Scenario, Setup, Subject, rejected_at
 from nancalacc.saga.state import SagaStatus
 from toy_saga import DAG, TOY, Hook, ToyServices
+
+ASKED, REJECTED = Scenario("forward, when asked"), rejected_at("review")
+DOUBT = "INSERT INTO toy_doubts VALUES ('everything')"
 
 
 def no_hook(point: str, context: Any) -> None:
@@ -33,7 +36,10 @@ class ToyWorld:
         self._url = url
 
     def reset(self, scenario: Scenario) -> None:
-        """The kit puts all tables back."""
+        """The kit puts all tables back; in some scenarios there are doubts."""
+        if scenario in {ASKED, REJECTED}:
+            with psycopg.connect(self._url) as connection:
+                connection.execute(DOUBT)
 
     def mend(self) -> None:
         """Nothing in it fails by itself."""
@@ -50,9 +56,18 @@ class ToyWorld:
         if is_completed:
             done = {name for name, step in ending.steps.items() if step.status == "completed"}
             missing = done - {row[0] for row in effects}
-            return [f"nothing is there of {missing or 'what was published'}"] * bool(missing or not published)
+            wrongs = [f"nothing is there of {missing}"] * bool(missing)
+            wrongs += ["nothing is there of what was published"] * (not published)
+            return wrongs + ["nobody has agreed to what was published"] * (not self._is_agreed(ending))
         left = bool(effects or published)
         return [f"there are still {effects}, published {len(published)} times"] * left
+
+    def _is_agreed(self, ending: Ending) -> bool:
+        """Whether nobody doubts, or a person has said yes to what this epoch has fetched."""
+        fetch = ending.steps["fetch"]
+        key = f"{fetch.epoch}.{(fetch.action_data or {})['fetched_by']}"
+        agreed = "SELECT 1 FROM toy_decisions WHERE key = %(key)s AND is_yes"
+        return not self._rows("SELECT 1 FROM toy_doubts") or bool(self._rows(agreed, key=key))
 
     def _rows(self, query: str, **values: Any) -> list[Any]:
         with psycopg.connect(self._url) as connection:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -34,7 +35,9 @@ class Suspended:
             self._then(context)
 
     def __enter__(self) -> "Suspended":
-        self._future = self._executor.submit(self._actor.run, self._at.partition(":")[0])
+        name = self._at.partition(":")[0]
+        job = self._actor.review if name == "review" else partial(self._actor.run, name)
+        self._future = self._executor.submit(job)
         assert self._reached.wait(30)
         return self
 
@@ -74,6 +77,8 @@ def write_in(kind: str) -> Callable[[Any], None]:
         elif kind == "identify":
             with context.transaction() as connection:
                 context.identify(connection, third_company_id="late", task_id="late")
+        elif kind == "event":
+            context.event("warning", {"late": True})
         elif kind == "published":
             raise CallRefusedError("no", code="500")
 
@@ -81,7 +86,7 @@ def write_in(kind: str) -> Callable[[Any], None]:
 
 
 @pytest.mark.parametrize(
-    "kind", ["complete", "remember", "transaction", "intend", "refused", "identify", "published"]
+    "kind", ["complete", "remember", "transaction", "intend", "refused", "identify", "event", "published"]
 )
 @pytest.mark.parametrize("overtaken", ["by compensation", "by another attempt"])
 def test_an_overtaken_attempt_writes_nothing(saga: Toy, mute: Any, kind: str, overtaken: str) -> None:
@@ -105,6 +110,17 @@ def test_an_overtaken_attempt_writes_nothing(saga: Toy, mute: Any, kind: str, ov
     after = (saga.saga, saga.effects, saga.events, {n: s.compensate_data for n, s in saga.steps.items()})
     assert after == before
     check_events(saga.events)
+
+
+@pytest.mark.parametrize("point", ["review:before", "review:looked"])
+def test_a_checkpoint_whose_saga_has_ended_meanwhile_writes_nothing(saga: Toy, mute: Any, point: str) -> None:
+    saga.run("fetch")
+    with Suspended(mute(), at=point) as sleeper:
+        assert mute().conclude().status is SagaStatus.COMPENSATED
+        before = (saga.saga, saga.events)
+        error = sleeper.wake()
+    assert isinstance(error, FencedError)
+    assert (saga.saga, saga.events) == before
 
 
 @pytest.mark.parametrize("end", ["taken over", "compensated"])

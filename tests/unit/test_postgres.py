@@ -68,6 +68,21 @@ def test_nothing_is_left_after_the_block() -> None:
     assert not root.exists()
 
 
+@pytest.mark.slow
+def test_a_server_that_was_down_is_found_where_it_was_with_everything_in_it() -> None:
+    with Postgres(durable=False) as server:
+        url = server.create_database("kept")
+        with psycopg.connect(url) as before:
+            before.execute("CREATE TABLE things (name text)")
+            before.commit()
+            with server.down(), pytest.raises(psycopg.OperationalError):
+                psycopg.connect(url)
+            with pytest.raises(psycopg.OperationalError):
+                before.execute("SELECT 1")
+        with psycopg.connect(url) as after:
+            assert after.execute("SELECT count(*) FROM things").fetchone() == (0,)
+
+
 def test_a_server_that_dies_at_once_is_reported_with_what_it_said() -> None:
     with (
         pytest.raises(ConfigurationError, match=r"PostgreSQL does not start .*max_connections"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 from nancalacc.errors import NancalaccError
 from nancalacc.faultkit.boundaries import Kind, Trace, traced
 from nancalacc.faultkit.clock import Clock
-from nancalacc.faultkit.run import NO_HEARTBEAT_SECONDS, recover
+from nancalacc.faultkit.run import NO_HEARTBEAT_SECONDS, in_order, recover
 from nancalacc.faultkit.schedule import Schedule, ScheduledDatabase
 from nancalacc.faultkit.subject import Subject
+from nancalacc.saga.checkpoint import Answer, Checkpoint
 from nancalacc.saga.coordinator import Coordinator, RunView
 from nancalacc.saga.definition import transaction_id_of
 from nancalacc.store.repository import SagaStore
@@ -33,7 +35,7 @@ class ActorTrace(Trace):
 
     def at(self, kind: Kind, name: str = "", *, behind: bool) -> None:
         """See Trace; a compensation holds the saga's row, so that nobody could go on there."""
-        if kind in {Kind.ACTION, Kind.CALL}:
+        if kind is not Kind.COMPENSATION:
             self._database.pause(f"{'behind' if behind else 'before'} {kind} {name}")
 
 
@@ -82,9 +84,13 @@ class Actor:
         )
 
     def run(self) -> None:
-        """All tasks of a run, one after the other."""
-        for step in self._definition:
-            self.do("step", step.name)
+        """All tasks of a run, one after the other; what is asked is approved."""
+        for each in in_order(self._definition):
+            if isinstance(each, Checkpoint):
+                self.do("check", each.name)
+                self.do("approve", each.name)
+            else:
+                self.do("step", each.name)
         self.do("settle")
         self.do("outcome")
 
@@ -100,6 +106,27 @@ class Actor:
         """The task of a step in a run in which a person has marked all others successful."""
         self._step(name, RunView(started=LONG_AGO, green=self._others(name)))
 
+    def check(self, name: str) -> None:
+        """The task of a checkpoint; what it asks is there for whoever decides."""
+        question = self._coordinator.check(
+            self._definition,
+            self._transaction_id,
+            name,
+            services=self._subject.services,
+            params=self._subject.params,
+            run=RunView(started=LONG_AGO),
+        )
+        if question is not None:
+            self.database.schedule.asked[name] = question.key
+
+    def approve(self, name: str) -> None:
+        """A person says yes to what the checkpoint has asked last."""
+        self._decide(name, is_approved=True)
+
+    def reject(self, name: str) -> None:
+        """A person says no to what the checkpoint has asked last."""
+        self._decide(name, is_approved=False)
+
     def retry(self, name: str) -> None:
         """A step again, through the engine."""
         self._coordinator.retry_step(
@@ -107,7 +134,7 @@ class Actor:
         )
 
     def fail(self, name: str) -> None:
-        """The callback of a step's task that has failed for good."""
+        """The callback of a step's, or a checkpoint's, task that has failed for good."""
         self._coordinator.fail(self._transaction_id, step=name, error="its task has failed")
 
     def skip(self, name: str) -> None:
@@ -121,6 +148,11 @@ class Actor:
     def settle_after_mark(self, name: str) -> None:
         """The task settle_saga in a run in which a person has marked this step successful."""
         view = RunView(green=frozenset({name}))
+        self._coordinator.settle(self._definition, self._transaction_id, run=view)
+
+    def settle_after_failure(self, name: str) -> None:
+        """The task settle_saga in a run in which the task of this checkpoint has failed."""
+        view = RunView(failed=frozenset({name}))
         self._coordinator.settle(self._definition, self._transaction_id, run=view)
 
     def outcome(self) -> None:
@@ -145,6 +177,18 @@ class Actor:
 
     def _others(self, name: str) -> frozenset[str]:
         return frozenset(step.name for step in self._definition if step.name != name)
+
+    def _decide(self, name: str, *, is_approved: bool) -> None:
+        key = self.database.schedule.asked.get(name)
+        if key is not None:
+            self._coordinator.decide(
+                self._definition,
+                self._transaction_id,
+                name,
+                key=key,
+                answer=Answer(is_approved=is_approved, by=threading.current_thread().name),
+                services=self._subject.services,
+            )
 
     def _step(self, name: str, view: RunView) -> None:
         self._coordinator.run_step(

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from nancalacc.errors import GuardError
+from nancalacc.saga.checkpoint import Answer, Checkpoint, Deciding, Looking, Question
 from nancalacc.saga.context import CompensationContext, StepContext
 from nancalacc.saga.definition import SagaDefinition, Step
 from nancalacc.saga.waiting import Wait
@@ -23,13 +24,17 @@ class Kind(StrEnum):
 
     ACTION = "action"
     COMPENSATION = "compensation"
+    CHECK = "check"
+    """A checkpoint looks at the saga."""
+    DECISION = "decision"
+    """What a person answered to the question of a checkpoint is recorded."""
     COMMIT = "commit"
     CALL = "call"
 
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
-    """A moment in a job (a step, settlement, a compensation …): the n-th of its kind and name there.
+    """A moment in a job (a step, a checkpoint, settlement …): the n-th of its kind and name there.
 
     Behind a call its effect has happened and the answer has not arrived.
     """
@@ -100,16 +105,20 @@ class TracedDatabase(Database):
 
 
 def traced(definition: SagaDefinition, trace: Trace, *, fails: str = "") -> SagaDefinition:
-    """The same saga with boundaries around its actions and compensations; step `fails` fails for good."""
+    """The same saga with boundaries around its actions, compensations, checks and decisions.
+
+    The step or checkpoint `fails` fails for good.
+    """
     steps = tuple(_traced(step, trace, fails=step.name == fails) for step in definition)
-    return replace(definition, steps=steps)
+    checkpoints = tuple(_watched(each, trace, fails=each.name == fails) for each in definition.checkpoints)
+    return replace(definition, steps=steps, checkpoints=checkpoints)
 
 
 def _traced(step: Step, trace: Trace, *, fails: bool) -> Step:
     def action(context: StepContext) -> Mapping[str, Any] | Wait:
         with trace.around(Kind.ACTION, step.name):
             if fails:
-                raise GuardError(f"The fault kit lets {step.name} fail")
+                raise _failure(step.name)
             return step.action(context)
 
     def compensation(context: CompensationContext) -> None:
@@ -118,3 +127,21 @@ def _traced(step: Step, trace: Trace, *, fails: bool) -> Step:
                 step.compensation(context)
 
     return replace(step, action=action, compensation=compensation if step.compensation else None)
+
+
+def _watched(checkpoint: Checkpoint, trace: Trace, *, fails: bool) -> Checkpoint:
+    def check(look: Looking) -> Question | None:
+        with trace.around(Kind.CHECK, checkpoint.name):
+            if fails:
+                raise _failure(checkpoint.name)
+            return checkpoint.check(look)
+
+    def decide(look: Deciding, key: str, answer: Answer) -> None:
+        with trace.around(Kind.DECISION, checkpoint.name):
+            checkpoint.decide(look, key, answer)
+
+    return replace(checkpoint, check=check, decide=decide)
+
+
+def _failure(name: str) -> GuardError:
+    return GuardError(f"The fault kit lets {name} fail")

@@ -16,13 +16,12 @@ from time import monotonic, sleep
 
 from nancalacc.errors import NancalaccError
 from nancalacc.faultkit.boundaries import Boundary, Trace, TracedDatabase
+from nancalacc.faultkit.disturbances import expire
 from nancalacc.faultkit.run import Engine, Run
 from nancalacc.faultkit.subject import Scenario, Setup
 
 CHILD_SECONDS = 60.0
 """After this a child that neither ends nor dies is a failure of its own."""
-IDLE_SECONDS = 1
-"""How long a suspended child may hold a transaction open; in production it is 20."""
 STOPPED = "T"
 
 
@@ -59,9 +58,13 @@ class Children:
 
     @contextmanager
     def suspended(self, scenario: Scenario, boundary: Boundary) -> Iterator[None]:
-        """A child that is suspended at the boundary; behind the block it has gone on to the job's end."""
+        """A child that is suspended at the boundary; behind the block it has gone on to the job's end.
+
+        It is suspended for so long that the server has ended its transactions.
+        """
         with self._child(scenario, boundary, signal.SIGSTOP) as child:
             _wait_until_stopped(child)
+            expire(self._url)
             yield
             os.kill(child.pid or 0, signal.SIGCONT)
             child.join(CHILD_SECONDS)
@@ -95,9 +98,14 @@ def _require(child: ForkServerProcess, *codes: int) -> None:
 def _wait_until_stopped(child: ForkServerProcess) -> None:
     state = Path(f"/proc/{child.pid}/stat")
     deadline = monotonic() + CHILD_SECONDS
-    while state.read_text().rpartition(") ")[2][0] != STOPPED:
-        if not child.is_alive() or monotonic() > deadline:
-            raise AssertionError("a child did not reach its boundary")
+    while True:
+        try:
+            if state.read_text().rpartition(") ")[2][0] == STOPPED:
+                return
+        except (FileNotFoundError, ProcessLookupError):
+            raise AssertionError("a child has ended without reaching its boundary") from None
+        if monotonic() > deadline:
+            raise AssertionError("a child does not reach its boundary")
         sleep(0.005)
 
 
@@ -130,8 +138,7 @@ def _run_child(
 ) -> None:
     is_suspended = boundary is not None and strike is signal.SIGSTOP
     trace = Trace(boundary, lambda: os.kill(os.getpid(), strike))
-    settings = {"idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s"} if is_suspended else {}
-    with TracedDatabase(url, trace, settings=settings) as database:
+    with TracedDatabase(url, trace) as database:
         run = Run(setup(trace), Engine(database), scenario=scenario, trace=trace)
         if boundary is not None and is_suspended:
             try:

@@ -26,6 +26,18 @@ def cut(url: str) -> None:
         )
 
 
+def expire(url: str) -> None:
+    """End the sessions of our processes that have left a transaction open.
+
+    As the server does by itself, a while later: idle_in_transaction_session_timeout.
+    """
+    with psycopg.connect(url.replace("+psycopg", "", 1), autocommit=True) as connection:
+        connection.execute(
+            f"SELECT pg_terminate_backend(pid, {END_MILLISECONDS}) FROM pg_stat_activity"  # noqa: S608
+            f" WHERE {OURS} AND state LIKE 'idle in transaction%'"
+        )
+
+
 def crash(url: str) -> None:
     """Have a server on this machine end all its sessions and recover, as after a power cut.
 

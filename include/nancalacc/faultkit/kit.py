@@ -67,15 +67,23 @@ class FaultKit:
             raise AssertionError(f"{scenario}, undisturbed: {'; '.join(wrongs)}")
         return found
 
-    def kill_everywhere(self, *scenarios: Scenario, alternately: bool = False, every: int = 1) -> Report:
+    def kill_everywhere(
+        self,
+        *scenarios: Scenario,
+        alternately: bool = False,
+        jobs: Collection[str] = (),
+        every: int = 1,
+    ) -> Report:
         """Kill at every boundary of the scenarios, once for each way, or each way in turn `alternately`.
 
-        What two scenarios have in common is done in the first one only. `every`: only each n-th.
+        What two scenarios have in common is done in the first one only. `jobs`: only boundaries of
+        these; `every`: only each n-th.
         """
         cases: list[Case] = []
         done: set[Boundary] = set()
         for scenario in scenarios:
             found = [boundary for boundary in self.boundaries(scenario) if boundary not in done]
+            found = [boundary for boundary in found if not jobs or boundary.job in jobs]
             done.update(found)
             for number, boundary in enumerate(found[::every]):
                 ways = [tuple(Way)[number % len(Way)]] if alternately else Way
@@ -100,7 +108,7 @@ class FaultKit:
     def suspend_everywhere(self, scenario: Scenario = FORWARD, *, every: int = 1) -> Report:
         """Suspend a process at every boundary; it wakes up when another one has ended its saga.
 
-        That is a retry and a recovery in turn.
+        That is a retry and a recovery in turn. What was undone is cleared then.
         """
         found = self.boundaries(scenario)[::every]
         return Report(
@@ -120,7 +128,7 @@ class FaultKit:
     ) -> Report:
         """Call `disturb` at every boundary of these kinds; the process lives, and its jobs are retried.
 
-        It may raise. `every`: only each n-th boundary.
+        It may raise. What was undone is cleared then. `every`: only each n-th boundary.
         """
         found = [each for each in self.boundaries(scenario) if each.kind in kinds]
         return Report(tuple(self._disturb(scenario, each, disturb) for each in found[::every]))
@@ -139,8 +147,7 @@ class FaultKit:
         died = self._children.kill(scenario, at, Part.RECOVERY)
         wrongs = [] if died else ["the boundary was not reached"]
         run.recover(at_once=True)
-        ending = run.ending()
-        wrongs += self._wrongs(ending) + _wrong_status(ending, is_forward=is_forward)
+        wrongs += self._judged(run.ending(), is_forward=is_forward)
         return Case(scenario.name, at, "kill, recovery", time.monotonic() - started, tuple(wrongs))
 
     def _suspend(self, scenario: Scenario, boundary: Boundary, *, way: Way) -> Case:
@@ -161,8 +168,7 @@ class FaultKit:
             run.recover()
         elif (before.saga, before.events) != (after.saga, after.events):
             wrongs.append("the process that woke up has changed the saga")
-        ending = run.ending()
-        wrongs += self._wrongs(ending) + _wrong_status(ending, is_forward=is_forward)
+        wrongs += self._judged(run.ending(), is_forward=is_forward)
         return Case(scenario.name, boundary, f"suspend, {way}", time.monotonic() - started, tuple(wrongs))
 
     def _disturb(self, scenario: Scenario, boundary: Boundary, disturb: Callable[[], None]) -> Case:
@@ -177,8 +183,7 @@ class FaultKit:
             wrongs.append(f"{type(error).__name__}: {error}")
         wrongs += [] if boundary in self._trace.passed else ["the boundary was not reached"]
         self._trace.arm()
-        ending = run.ending()
-        wrongs += self._wrongs(ending) + _wrong_status(ending, is_forward=scenario.is_forward)
+        wrongs += self._judged(run.ending(), is_forward=scenario.is_forward)
         return Case(scenario.name, boundary, "disturb", time.monotonic() - started, tuple(wrongs))
 
     def _go_on(self, scenario: Scenario, *, start: str, way: Way) -> list[str]:
@@ -198,7 +203,11 @@ class FaultKit:
             self._world.mend()
             run.go(start=OUTCOME)
             ending, is_forward = run.ending(), True
-        wrongs += self._wrongs(ending) + _wrong_status(ending, is_forward=is_forward)
+        return wrongs + self._judged(ending, is_forward=is_forward)
+
+    def _judged(self, ending: Ending, *, is_forward: bool) -> list[str]:
+        """What is wrong with how a saga ended; one that was undone is cleared, and must complete."""
+        wrongs = self._wrongs(ending) + _wrong_status(ending, is_forward=is_forward)
         if not _is_completed(ending):
             wrongs += [f"cleared: {wrong}" for wrong in self._clear()]
         return wrongs
@@ -207,7 +216,10 @@ class FaultKit:
         """Run everything again, as after a clear: it must complete now."""
         self._world.mend()
         run = self._run(FORWARD)
-        run.go()
+        try:
+            run.go()
+        except NancalaccError as error:
+            return [f"{type(error).__name__}: {error}"]
         ending = run.ending()
         return self._wrongs(ending) + _wrong_status(ending, is_forward=True)
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import or_, select
 
-from nancalacc.errors import NancalaccError, TransientError
+from nancalacc.errors import FencedError, IllegalTransitionError, NancalaccError, TransientError
 from nancalacc.faultkit.boundaries import Trace, traced
 from nancalacc.faultkit.subject import Ending, Scenario, Subject
 from nancalacc.orchestration.recovery import Environment, Recovery
-from nancalacc.saga.coordinator import Coordinator, Verdict
-from nancalacc.saga.definition import SagaDefinition, transaction_id_of
+from nancalacc.saga.checkpoint import Answer, Checkpoint
+from nancalacc.saga.coordinator import Coordinator, RunView, Verdict
+from nancalacc.saga.definition import SagaDefinition, Step, transaction_id_of
 from nancalacc.saga.moves import past_pivot
 from nancalacc.store.database import Database
 from nancalacc.store.repository import SagaStore
@@ -62,6 +63,26 @@ def recover(
         recovery.recover()
     else:
         recovery.recover_one(transaction_id)
+
+
+def in_order(definition: SagaDefinition) -> Iterator[Step | Checkpoint]:
+    """Steps and checkpoints as one process passes them: a checkpoint right after the steps before it."""
+    for step in definition:
+        yield step
+        for checkpoint in definition.checkpoints:
+            if step.name == max(checkpoint.after, key=definition.position):
+                yield checkpoint
+
+
+def upstream(definition: SagaDefinition, name: str) -> set[str]:
+    """Every step and checkpoint whose task must have succeeded before the one of this name starts."""
+    checkpoints = {each.name: each for each in definition.checkpoints}
+    if name in checkpoints:
+        direct = set(checkpoints[name].after)
+    else:
+        between = {each.name for each in definition.checkpoints if name in each.before}
+        direct = between.union(definition[name].depends_on)
+    return direct.union(*(upstream(definition, each) for each in direct))
 
 
 class Run:
@@ -130,12 +151,15 @@ class Run:
         )
 
     def _jobs(self) -> Mapping[str, Callable[[], None]]:
-        steps = {step.name: partial(self._step, step.name) for step in self._definition}
+        forward = {
+            each.name: partial(self._check if isinstance(each, Checkpoint) else self._step, each.name)
+            for each in in_order(self._definition)
+        }
         undoing = {
             f"compensation of {step.name}": partial(self._undo, step.name)
             for step in reversed(self._definition.steps)
         }
-        return {START: self._start, **steps, SETTLE: self._settle, **undoing, OUTCOME: self._conclude}
+        return {START: self._start, **forward, SETTLE: self._settle, **undoing, OUTCOME: self._conclude}
 
     def _start(self) -> None:
         self._tried(
@@ -148,26 +172,59 @@ class Run:
         )
 
     def _step(self, name: str) -> None:
-        if self._failed & {step.name for step in self._definition.predecessors(name)}:
+        self._go_forward(
+            name,
+            lambda: self._coordinator.run_step(
+                self._definition,
+                self.transaction_id,
+                name,
+                services=self._subject.services,
+                params=self._subject.params,
+            ),
+        )
+
+    def _check(self, name: str) -> None:
+        self._go_forward(name, partial(self._pass, name))
+
+    def _pass(self, name: str) -> None:
+        """Pass a checkpoint, and answer for a person where it asks one."""
+        question = self._coordinator.check(
+            self._definition,
+            self.transaction_id,
+            name,
+            services=self._subject.services,
+            params=self._subject.params,
+        )
+        if question is not None:
+            self._coordinator.decide(
+                self._definition,
+                self.transaction_id,
+                name,
+                key=question.key,
+                answer=Answer(is_approved=name != self._scenario.rejects, by="the fault kit"),
+                services=self._subject.services,
+            )
+
+    def _go_forward(self, name: str, job: Callable[[], object]) -> None:
+        """The task of a step or checkpoint, and what is told of it when it has failed for good."""
+        if self._failed & upstream(self._definition, name):
             return
         try:
-            self._tried(
-                lambda: self._coordinator.run_step(
-                    self._definition,
-                    self.transaction_id,
-                    name,
-                    services=self._subject.services,
-                    params=self._subject.params,
-                )
-            )
+            self._tried(job)
         except NancalaccError as error:
             log.info("%s has failed: %s", name, error)
             self._failed.add(name)
+            if isinstance(error, FencedError | IllegalTransitionError):
+                # Overtaken, or refused to start: that says nothing about the saga.
+                return
             with suppress(NancalaccError):
                 self._coordinator.fail(self.transaction_id, step=name, error=str(error))
 
     def _settle(self) -> None:
-        settlement = self._tried(lambda: self._coordinator.settle(self._definition, self.transaction_id))
+        run = RunView(failed=frozenset(self._failed & {each.name for each in self._definition.checkpoints}))
+        settlement = self._tried(
+            lambda: self._coordinator.settle(self._definition, self.transaction_id, run=run)
+        )
         self._may_undo = settlement.verdict is Verdict.COMPENSATE
 
     def _undo(self, name: str) -> None:

@@ -34,6 +34,8 @@ class Schedule:
 
     def __init__(self, choices: Iterable[int], *, deaths: Mapping[str, int] | None = None) -> None:
         self.told: list[str] = []
+        self.asked: dict[str, str] = {}
+        """Keys of the questions that wait for an answer, by checkpoint."""
         self._choices: Iterator[int] = iter(choices)
         self._deaths = dict(deaths or {})
         self._moments: dict[str, int] = {}

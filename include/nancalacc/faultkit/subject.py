@@ -31,19 +31,21 @@ A function of a module, or a `functools.partial` of one: it is pickled.
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One way through the saga: forward, or back because the step `fails` fails for good.
+    """One way through the saga: forward, or back because the step or checkpoint `fails` fails for good.
 
-    `stands`: the world stands in the way, from the pivot on, until it is mended.
+    `stands`: the world stands in the way, from the pivot on, until it is mended. `rejects`: the
+    checkpoint to whose question a person says no; to every other one they say yes.
     """
 
     name: str
     fails: str = ""
     stands: bool = False
+    rejects: str = ""
 
     @property
     def is_forward(self) -> bool:
         """True when a run that nobody disturbs completes."""
-        return not (self.fails or self.stands)
+        return not (self.fails or self.stands or self.rejects)
 
     def __str__(self) -> str:
         return self.name
@@ -55,6 +57,11 @@ FORWARD = Scenario("forward")
 def back_from(step: str) -> Scenario:
     """The scenario in which this step fails before it has done anything."""
     return Scenario(f"back from {step}", fails=step)
+
+
+def rejected_at(checkpoint: str) -> Scenario:
+    """The scenario in which a person says no to what this checkpoint asks; your world sees that it asks."""
+    return Scenario(f"rejected at {checkpoint}", rejects=checkpoint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ class Looking(Protocol):
         """What a completed step of this epoch returned; raises IllegalTransitionError otherwise."""
 
     def event(self, event_type: str, data: Mapping[str, Any]) -> None:
-        """Append an event, in a transaction of its own."""
+        """Append an event, in a transaction of its own; raises FencedError when the saga has ended."""
 
 
 class Deciding(Looking, Protocol):

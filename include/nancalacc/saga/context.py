@@ -74,7 +74,10 @@ class StepContext(Protocol):
         """Write the company and the task id of this saga into its row, in the given transaction."""
 
     def event(self, event_type: str, data: Mapping[str, Any]) -> None:
-        """Append an event of this step, in a transaction of its own."""
+        """Append an event of this step, in a transaction of its own.
+
+        Raises FencedError when the attempt was overtaken.
+        """
 
     def report(self, data: Mapping[str, Any]) -> None:
         """Show intermediate counts: written to the step's action_data with the next heart-beat."""

@@ -188,11 +188,9 @@ class Attempt:
         self._saga = replace(self._saga, third_company_id=third_company_id, task_id=task_id)
 
     def event(self, event_type: str, data: Mapping[str, Any]) -> None:
-        """Append an event of this step."""
-        self._storage.append(
-            self._saga.transaction_id,
-            [(EventType(event_type), self._step.name, {"epoch": self._saga.epoch} | dict(data))],
-        )
+        """Append an event of this step, if this attempt still counts."""
+        with self._fenced() as locked:
+            locked.append(EventType(event_type), self._step.name, **data)
 
     def report(self, data: Mapping[str, Any]) -> None:
         """Show counts with the next heart-beat."""

@@ -49,9 +49,9 @@ class Look:
         return record.action_data or {}
 
     def event(self, event_type: str, data: Mapping[str, Any]) -> None:
-        """Append an event of the saga that names the checkpoint."""
-        about = {"checkpoint": self.checkpoint.name, "epoch": self.saga.epoch}
-        self.storage.append(self.saga.transaction_id, [(EventType(event_type), None, about | dict(data))])
+        """Append an event of the saga that names the checkpoint, if the saga still goes on."""
+        with self.transaction() as connection:
+            self.record(connection, event_type, data)
 
     def record(self, connection: Connection, event_type: str, data: Mapping[str, Any]) -> None:
         """Append an event of the saga that names the checkpoint, in the given transaction."""

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum, StrEnum
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 FIRST_WATERMARK = datetime(2024, 7, 1)  # noqa: DTZ001 - local time, as the tables hold it
 ROWS_PER_WINDOW = 1000
+CONNECT_SECONDS, CONNECT_ATTEMPTS = 5, 6
 MESSAGE_LENGTH = 2000
 KEPT_RUNS = 200
 REJECTED_MESSAGE = "同步失败: rejected by the sandbox's rules"
@@ -289,7 +290,7 @@ class Consumer:
     def _connection(self) -> Iterator[psycopg.Connection[Row]]:
         if self._database_url is None:
             raise ConfigurationError("The sandbox has no database")
-        with psycopg.connect(self._database_url, row_factory=dict_row, connect_timeout=10) as connection:
+        with _connected(self._database_url) as connection:
             connection.execute("SELECT set_config('TimeZone', %s, false)", [self.rules.timezone])
             connection.commit()
             yield connection
@@ -425,3 +426,11 @@ class Consumer:
         if self.rules.error_strategy is ErrorStrategy.INTERRUPT:
             connection.commit()
             raise FatalError(f"Row {row['id']} of {table}: {message}")
+
+
+def _connected(url: str) -> psycopg.Connection[Row]:
+    """A connection; one that is not made in time is tried again, else a job would fail for it."""
+    for _ in range(CONNECT_ATTEMPTS - 1):
+        with suppress(psycopg.errors.ConnectionTimeout):
+            return psycopg.connect(url, row_factory=dict_row, connect_timeout=CONNECT_SECONDS)
+    return psycopg.connect(url, row_factory=dict_row, connect_timeout=CONNECT_SECONDS)

@@ -15,6 +15,8 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,6 +86,7 @@ class Postgres:
                 os.chown(self._root, self._user, self._user)
             self._initialise(binaries)
             for attempt in range(1, START_ATTEMPTS + 1):
+                self.port = free_port()
                 if self._launch(binaries, last=attempt == START_ATTEMPTS):
                     return
         except BaseException:
@@ -92,6 +95,24 @@ class Postgres:
 
     def stop(self) -> None:
         """End the server (open transactions are rolled back) and remove its data."""
+        self._shut_down()
+        if self._root is not None:
+            shutil.rmtree(self._root, ignore_errors=True)
+            self._root = None
+
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        """The server is shut down as long as the block, then started again: same port, password and data.
+
+        Whoever is connected is put out, and open transactions are rolled back.
+        """
+        self._shut_down()
+        try:
+            yield
+        finally:
+            self._launch(_runnable_binaries(self._user), last=True)
+
+    def _shut_down(self) -> None:
         if self._server is not None:
             for stop_signal in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
                 self._server.send_signal(stop_signal)
@@ -101,9 +122,6 @@ class Postgres:
                 except subprocess.TimeoutExpired:
                     log.warning("PostgreSQL did not end within %s s of %s", STOP_SECONDS, stop_signal.name)
             self._server = None
-        if self._root is not None:
-            shutil.rmtree(self._root, ignore_errors=True)
-            self._root = None
 
     def url(self, database: str = "postgres", *, scheme: str = "postgresql") -> str:
         """The URL of a database, password included; `scheme` may name a driver (`postgresql+asyncpg`)."""
@@ -170,8 +188,7 @@ class Postgres:
             raise ConfigurationError(f"PostgreSQL cannot create its files: {_tail(done.stderr)}")
 
     def _launch(self, binaries: Path, *, last: bool) -> bool:
-        """Start the server on a free port; false when another process took the port meanwhile."""
-        self.port = free_port()
+        """Start the server on its port; false when another process took the port meanwhile."""
         settings = {
             "port": str(self.port),
             "listen_addresses": "127.0.0.1",

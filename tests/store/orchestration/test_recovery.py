@@ -390,6 +390,26 @@ def test_two_recoveries_at_once_finish_every_saga_once(toy_url: str, runs: Runs)
             check_ended(saga)
 
 
+def test_what_is_done_with_each_saga_is_a_group_of_its_own_in_the_log(
+    saga: Toy, another: Callable[..., Toy], runs: Runs, caplog: pytest.LogCaptureFixture
+) -> None:
+    sagas = {saga.id, another(run_id="run-2").id, another(run_id="run-3").id}
+    caplog.set_level(logging.INFO)
+    assert found(runs.recovery(saga).recover()) == {"finished": 3}
+    groups: list[str] = []
+    is_open = False
+    for message in caplog.messages:
+        if message.startswith("::group::"):
+            assert not is_open, "a group within a group"
+            groups.append(message.removeprefix("::group::Saga "))
+            is_open = True
+        elif message == "::endgroup::":
+            is_open = False
+        elif named := next((each for each in sagas if each in message), None):
+            assert (is_open, groups[-1:]) == (True, [named]), message
+    assert (is_open, sorted(groups)) == (False, sorted(sagas))
+
+
 def test_a_saga_whose_recovery_was_killed_is_tried_again_when_its_time_is_over(saga: Toy, runs: Runs) -> None:
     leave_at(saga, "middle:written")
 
