@@ -9,7 +9,7 @@ from nancalacc.sync.claims import RetryRules, Tenant, claim, halve
 from nancalacc.sync.dead_events import Decision
 from nancalacc.sync.inbox import Company, InboxEvent, store
 
-TENANT = Tenant("dingtalk_a", "wps_a", "a")
+TENANT = Tenant("dingtalk_a", "wps_a", "a", "p")
 FIRST = Decision(user="ann", reason="Rights were given", request_id="r1")
 
 
