@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 FIRST_WATERMARK = datetime(2024, 7, 1)  # noqa: DTZ001 - local time, as the tables hold it
 ROWS_PER_WINDOW = 1000
-CONNECT_SECONDS, CONNECT_ATTEMPTS = 5, 6
+CONNECT_SECONDS, CONNECT_ATTEMPTS = 10, 12
 MESSAGE_LENGTH = 2000
 KEPT_RUNS = 200
 REJECTED_MESSAGE = "同步失败: rejected by the sandbox's rules"
