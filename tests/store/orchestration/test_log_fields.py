@@ -70,7 +70,12 @@ def tasks(saga: Toy, monkeypatch: pytest.MonkeyPatch) -> sdk.DAG:
     monkeypatch.setattr(hooks, "open_coordinator", opened)
     monkeypatch.setattr("nancalacc.orchestration.incidents.tell_incidents", lambda: log.info("told"))
     with sdk.DAG(DAG, schedule=None) as dag:
-        saga_tasks(CHECKED, services=lambda _: saga.services, retry_delay=timedelta(seconds=1))
+        saga_tasks(
+            CHECKED,
+            services=lambda _: saga.services,
+            outcome_services=lambda _: saga.services,
+            retry_delay=timedelta(seconds=1),
+        )
     return dag
 
 
