@@ -60,10 +60,16 @@ export function ask({ title, text, path, fields = [], danger = false, then }) {
   );
   dialog.setAttribute("aria-labelledby", "dialog-title");
   replace(dialog, form);
-  // The page behind goes on: what opened the dialog may have been drawn anew.
-  dialog.onclose = () => opener.focus();
+  // The page behind goes on: what opened the dialog may have been drawn anew while it was open, and the
+  // focus have found its place before this event comes.
+  dialog.onclose = () => isFocusLost() && opener.focus();
   dialog.showModal();
   reason.focus();
+}
+
+function isFocusLost() {
+  const focused = document.activeElement;
+  return !focused || focused === document.body || dialog.contains(focused);
 }
 
 function inputOf(field) {
