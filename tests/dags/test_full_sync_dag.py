@@ -204,6 +204,7 @@ def test_recovery_and_maintenance_are_one_task_each_by_schedule(
         ("NANCALACC_RECONCILE_SCHEDULE", "reconcile"),
     ],
 )
+@pytest.mark.slow
 def test_what_runs_beside_the_syncs_can_be_left_to_people(tmp_path: Path, variable: str, dag_id: str):
     assert describe(tmp_path, **{variable: "none"})["dags"][dag_id]["cron"] is None
 

@@ -327,6 +327,7 @@ class TestIncrements:
         assert tables.verdict(DEPARTMENTS, late) == (0, None)
         assert tables.verdict(DEPARTMENTS, behind) == (0, None)
 
+    @pytest.mark.slow
     def test_a_row_is_read_once_its_second_has_passed(self, filled, tables):
         row = tables.dept("dept_add", "soon", ago=-1)
         deadline = time.monotonic() + 20
@@ -369,6 +370,7 @@ class TestIncrements:
         assert filled.run_increments().applied == 1000
         assert filled.run_increments().applied == 0
 
+    @pytest.mark.slow
     def test_a_failed_row_is_tried_again_only_inside_a_later_window(self, filled, tables):
         row = tables.dept("dept_add", "51", pid="50", ago=5)
         assert filled.run_increments().failed == 1

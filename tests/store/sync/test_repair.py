@@ -37,6 +37,7 @@ def mend(sync) -> Repair:
     return done
 
 
+@pytest.mark.slow
 def test_every_kind_of_drift_is_repaired(sync, sandbox, organisation, batches):
     organisation.add_department("小组", parent_id=110, dept_id=111)
     organisation.add_user(User(userid="old", name="前员工", placements=(Placement(111),)))
@@ -64,6 +65,7 @@ def test_every_kind_of_drift_is_repaired(sync, sandbox, organisation, batches):
     assert see(sync).verdict is Verdict.VERIFIED
 
 
+@pytest.mark.slow
 def test_a_missing_department_comes_back_with_its_people(sync, sandbox, batches):
     directory = sandbox.directory
     directory.departments.pop("110")
@@ -75,6 +77,7 @@ def test_a_missing_department_comes_back_with_its_people(sync, sandbox, batches)
     assert batches.difference() == ()
 
 
+@pytest.mark.slow
 def test_what_another_source_put_into_wps_is_left_alone(sync, sandbox, batches):
     directory = sandbox.directory
     directory.put_user(replace(directory.user("u01"), id="900", uid="theirs", account="theirs"))
@@ -133,6 +136,7 @@ def test_a_sync_that_ended_after_wps_was_read_makes_a_repair_refuse(sync, sandbo
     assert sync.value("SELECT count(*) FROM known_users WHERE uid = 'u07'") == 1
 
 
+@pytest.mark.slow
 def test_the_root_department_is_queued_under_its_own_id(sync, sandbox):
     sync.company.change("dingtalk", root_dept_id=100)
     sync.company.change("wps", reads_per_second=0)

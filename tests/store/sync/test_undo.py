@@ -212,6 +212,7 @@ class TestAfterOtherChanges:
         ]
         assert warning["left_alone"] == {"changed_since": 2}
 
+    @pytest.mark.slow
     def test_what_events_changed_since_is_left_alone(self, sync, sandbox, organisation):
         batches = Batches(sync)
         sync.complete()
@@ -229,6 +230,7 @@ class TestAfterOtherChanges:
         assert undo.left == {("users", "u02", "changed_since"), ("departments", "300", "needed")}
         assert see(sync).verdict is Verdict.VERIFIED
 
+    @pytest.mark.slow
     def test_what_events_had_changed_before_is_part_of_the_former_state(self, sync, sandbox, organisation):
         batches = Batches(sync)
         sync.complete()
@@ -419,6 +421,7 @@ class TestOfAFirstSync:
         Undo(sync, undo.transaction_id).complete()
         assert content(sandbox.directory) == after
 
+    @pytest.mark.slow
     def test_what_came_after_it_stays(self, sync, sandbox, organisation):
         batches = Batches(sync)
         first = sync.complete()
@@ -452,6 +455,7 @@ class TestRefused:
         undo = Undo(sync, transaction_id)
         assert undo.fails(RefusedError, match=match) is SagaStatus.CANCELLED
 
+    @pytest.mark.slow
     def test_only_completed_syncs_of_the_company_can_be_undone(self, sync, sandbox, organisation):
         batches = Batches(sync)
         done = sync.complete()
