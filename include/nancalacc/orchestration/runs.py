@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
-from nancalacc.errors import RefusedError
 from nancalacc.saga.coordinator import Coordinator, RunView
 from nancalacc.saga.definition import SagaDefinition, transaction_id_of
+from nancalacc.saga.params import require_known
 from nancalacc.saga.telemetry import named
 
 SETTLE = "settle_saga"
@@ -45,9 +45,7 @@ def run_params(context: Mapping[str, Any]) -> dict[str, Any]:
 def known_params(context: Mapping[str, Any], *known: str) -> dict[str, Any]:
     """The run's parameters; raises RefusedError for a key that is none of the known ones."""
     params = run_params(context)
-    unknown = set(params) - set(known)
-    if unknown:
-        raise RefusedError(f"Unknown parameter {min(unknown)!r}: this DAG has {', '.join(known)}")
+    require_known(params, known)
     return params
 
 

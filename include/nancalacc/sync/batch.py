@@ -9,6 +9,7 @@ from typing import Any
 from nancalacc.config import DingTalkSettings, Settings, WpsSettings
 from nancalacc.errors import RefusedError
 from nancalacc.saga.context import StepContext
+from nancalacc.saga.params import require_known
 from nancalacc.sync.claims import RetryRules, Tenant
 from nancalacc.sync.services import SyncServices
 
@@ -32,10 +33,7 @@ class BatchParams:
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> BatchParams:
         """Check the parameters of a run; raises RefusedError naming the one that is wrong."""
-        known = [field.name for field in fields(cls)]
-        for key in params:
-            if key not in known:
-                raise RefusedError(f"Unknown parameter {key!r}: this DAG has {', '.join(known)}")
+        require_known(params, [field.name for field in fields(cls)])
         size = params.get("batch_size")
         if size is not None and (
             not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= LARGEST_BATCH

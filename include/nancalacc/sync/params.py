@@ -10,6 +10,7 @@ from typing import Any
 
 from nancalacc.config import DINGTALK_CONN_ID, WPS_CONN_ID
 from nancalacc.errors import RefusedError
+from nancalacc.saga.params import require_known
 
 UNDO_SYNC = "undo_sync"
 TASK_ID_FORMAT = "%Y%m%d%H%M%S"
@@ -29,10 +30,7 @@ class FullSyncParams:
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> FullSyncParams:
         """Check the parameters of a run; raises RefusedError naming the one that is wrong."""
-        known = [field.name for field in fields(cls)]
-        for key in params:
-            if key not in known:
-                raise RefusedError(f"Unknown parameter {key!r}: this DAG has {', '.join(known)}")
+        require_known(params, [field.name for field in fields(cls)])
         for key in ("dry_run", "allow_mass_delete"):
             if not isinstance(params.get(key, False), bool):
                 raise RefusedError(f"Parameter {key!r} must be true or false, not {params[key]!r}")
