@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    FromClause,
     delete,
     exists,
     func,
@@ -108,7 +109,7 @@ def task_id_is_taken(connection: Connection, *, task_id: str, transaction_id: st
     has_title = task.c.title == task_id
     ours = func.coalesce(task.c.description, "") == description
     taken = [
-        select(literal(1)).where(its_id, ~is_ours, ~_is_dry_run()),
+        select(literal(1)).where(its_id, ~is_ours, ~is_dry_run(saga_transactions)),
         select(literal(1)).where(has_title, ~ours),
     ]
     rows_are_ours = or_(exists().where(its_id, is_ours), exists().where(has_title, ours))
@@ -151,14 +152,15 @@ def newest_published(connection: Connection, *, third_company_id: str) -> str | 
         saga_transactions.c.third_company_id == third_company_id,
         saga_transactions.c.definition.in_(SNAPSHOT_SAGAS),
         saga_transactions.c.status == SagaStatus.COMPLETED.value,
-        ~_is_dry_run(),
+        ~is_dry_run(saga_transactions),
     )
     found = connection.execute(roots.union_all(sagas)).scalars()
     return max((task_id for task_id in found if task_id), default=None)
 
 
-def _is_dry_run() -> ColumnElement[bool]:
-    return func.coalesce(saga_transactions.c.params["dry_run"].astext, "false") == "true"
+def is_dry_run(sagas: FromClause) -> ColumnElement[bool]:
+    """Whether a saga, of the table or an alias of it, was to publish nothing."""
+    return func.coalesce(sagas.c.params["dry_run"].astext, "false") == "true"
 
 
 def newest_increments(connection: Connection) -> dict[str, int]:

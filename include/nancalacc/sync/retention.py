@@ -45,7 +45,7 @@ from nancalacc.store.tables import (
     verifications,
 )
 from nancalacc.sync.mapping import ROOT_ROW_PID
-from nancalacc.sync.publish import FINAL
+from nancalacc.sync.publish import FINAL, is_dry_run
 
 Prune = Callable[[Connection], int]
 
@@ -187,7 +187,7 @@ def sagas(connection: Connection, *, days: int, limit: int = SAGAS) -> int:
         newer.c.definition == table.c.definition,
         newer.c.status == SagaStatus.COMPLETED.value,
         newer.c.task_id > table.c.task_id,
-        _is_dry(newer) == _is_dry(table),
+        is_dry_run(newer) == is_dry_run(table),
     )
     locked = exists().where(
         or_(
@@ -231,10 +231,6 @@ def told(connection: Connection, *, days: int, limit: int = ROWS) -> int:
 def staged_tables() -> list[Table]:
     """Every staging table; each has the column transaction_id."""
     return [table for name, table in sorted(metadata.tables.items()) if name.startswith("staged_")]
-
-
-def _is_dry(table: Any) -> ColumnElement[str]:
-    return func.coalesce(table.c.params["dry_run"].astext, "false")
 
 
 def _days_ago(days: int) -> ColumnElement[Any]:
