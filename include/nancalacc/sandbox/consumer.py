@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum, StrEnum
@@ -15,6 +15,7 @@ from enum import IntEnum, StrEnum
 import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
+from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
 from nancalacc.errors import BusyError, ConfigurationError, FatalError, NancalaccError, ObjectError
 from nancalacc.sandbox.directory import Directory
@@ -428,9 +429,11 @@ class Consumer:
             raise FatalError(f"Row {row['id']} of {table}: {message}")
 
 
+@retry(
+    retry=retry_if_exception_type(psycopg.errors.ConnectionTimeout),
+    stop=stop_after_attempt(CONNECT_ATTEMPTS),
+    reraise=True,
+)
 def _connected(url: str) -> psycopg.Connection[Row]:
     """A connection; one that is not made in time is tried again, else a job would fail for it."""
-    for _ in range(CONNECT_ATTEMPTS - 1):
-        with suppress(psycopg.errors.ConnectionTimeout):
-            return psycopg.connect(url, row_factory=dict_row, connect_timeout=CONNECT_SECONDS)
     return psycopg.connect(url, row_factory=dict_row, connect_timeout=CONNECT_SECONDS)
