@@ -278,26 +278,27 @@ def test_the_focus_returns_to_a_button_that_was_drawn_anew_behind_the_dialog(pag
     expect(cancel).to_be_focused()
 
 
+def decide_with_keys(page: Page, action: str, *, reason: str) -> int:
+    """Decide about a dead event of the inbox; returns the event's id, as it was sent."""
+    tab_to(page, action)
+    page.keyboard.press("Enter")
+    with page.expect_request(f"**/{action.lower()}") as sent:
+        give_reason(page, reason)
+    assert sent.value.post_data_json["reason"] == reason
+    return int(sent.value.url.split("/")[-2])
+
+
 def test_a_dead_event_is_decided_on_with_the_keyboard_alone(page: Page, site: Site):
     numbers = [site.rows.inbox_event(event_id) for event_id in ("first", "second")]
     page.goto(f"{site.console}?view=inbox&inbox=dead")
     rows = page.locator("table.inbox tbody tr")
     expect(rows.get_by_role("button", name="Retry")).to_have_count(2)
-    tab_to(page, "Retry")
-    page.keyboard.press("Enter")
-    with page.expect_request("**/retry") as retried:
-        give_reason(page, "Rights were given")
-    assert retried.value.post_data_json["reason"] == "Rights were given"
+    decided = {decide_with_keys(page, "Retry", reason="Rights were given")}
     expect(rows).to_have_count(1)
     expect(rows.get_by_role("button", name="Retry")).to_be_focused()
-    tab_to(page, "Drop")
-    page.keyboard.press("Enter")
-    with page.expect_request("**/drop") as dropped:
-        give_reason(page, "It is not ours")
-    assert dropped.value.post_data_json["reason"] == "It is not ours"
+    decided.add(decide_with_keys(page, "Drop", reason="It is not ours"))
     expect(rows).to_have_count(0)
     expect(page.locator("#main")).to_be_focused()
-    decided = {int(request.value.url.split("/")[-2]) for request in (retried, dropped)}
     assert decided == set(numbers)
 
 
